@@ -1,0 +1,1 @@
+"""From preference dataset to aligned model: training, publishing, reloading, comparing."""

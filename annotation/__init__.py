@@ -1,0 +1,1 @@
+"""From prompt to preference dataset: sampling pairs, taking blind votes, storing, exporting."""

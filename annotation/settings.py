@@ -1,0 +1,104 @@
+"""The only reader of this side's environment: home, address, prompts, Argilla, votes wanted.
+
+Read once at start and passed on by constructor. Knows nothing of models.
+"""
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(ValueError):
+    """A variable that cannot be used; the message is the one line that a person reads."""
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read `kind` from the environment, or raise SettingsError naming variable, value and remedy.
+
+    An empty variable counts as unset. The value of a secret is never repeated.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).upper() if first["loc"] else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        if not name:
+            raise SettingsError(reason) from None
+        field = kind.model_fields[name.lower()]
+        shown = "(hidden)" if "Secret" in str(field.annotation) else repr(first["input"])
+        wanted = field.description or "another value"
+        raise SettingsError(f"{name}={shown} can't be used ({reason}): set {wanted}.") from None
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http(s) address")
+    return value.rstrip("/")
+
+
+def _host(value: str) -> str:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", value):
+            raise ValueError("not a host name or address") from None
+    return value
+
+
+def _argilla_name(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_-]*", value):
+        raise ValueError("not a name")
+    return value
+
+
+def _default_host() -> str:
+    # A Space's proxy reaches the app from outside the container.
+    return "0.0.0.0" if os.environ.get("SYSTEM") == "spaces" else "127.0.0.1"  # noqa: S104
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+ArgillaName = Annotated[str, AfterValidator(_argilla_name)]
+
+
+class AnnotationSettings(BaseSettings):
+    """Where things are kept, where the app listens, what is asked and where votes go."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+
+    votetune_home: Path = Field(Path(".votetune"), description="a folder that can be written")
+    gradio_server_name: Annotated[str, AfterValidator(_host)] = Field(
+        default_factory=_default_host, description="an address to listen on, such as 127.0.0.1"
+    )
+    gradio_server_port: int = Field(7860, ge=1, le=65535, description="a port from 1 to 65535")
+    prompts: str | None = Field(
+        None, description="a .txt, .jsonl, .csv or .parquet file, or a Hub dataset id"
+    )
+    votes_per_pair: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
+    argilla_api_url: HttpUrl | None = Field(
+        None, description="an address such as http://127.0.0.1:6900"
+    )
+    argilla_api_key: SecretStr | None = Field(None, description="an owner's API key")
+    argilla_workspace: ArgillaName = Field("votetune", description="letters, digits, - and _")
+    argilla_dataset: ArgillaName = Field("preferences", description="letters, digits, - and _")
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "AnnotationSettings":
+        if (self.argilla_api_url is None) != (self.argilla_api_key is None):
+            have, want = (
+                ("ARGILLA_API_URL", "ARGILLA_API_KEY")
+                if self.argilla_api_url
+                else ("ARGILLA_API_KEY", "ARGILLA_API_URL")
+            )
+            raise ValueError(f"{have} is set and {want} is not: set both, or neither.")
+        return self
