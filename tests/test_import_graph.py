@@ -1,0 +1,76 @@
+"""The imports that design.md allows, held for every product file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRODUCT = [
+    ROOT / "app.py",
+    *sorted((ROOT / "annotation").rglob("*.py")),
+    *sorted((ROOT / "alignment").rglob("*.py")),
+]
+TABS = {"annotation/tab.py", "alignment/admin_tab.py", "alignment/compare_tab.py"}
+WEIGHTS = {
+    "alignment/generation.py",
+    "alignment/worker.py",
+    "alignment/train.py",
+    "alignment/starter.py",
+}
+ONLY_IN = {
+    "gradio": TABS | {"app.py"},
+    "argilla": {"annotation/argilla_store.py"},
+    "argilla_server": {
+        "annotation/argilla_server/server.py",
+        "annotation/argilla_server/engine.py",
+    },
+    "trl": {"alignment/train.py"},
+    "torch": WEIGHTS,
+    "peft": WEIGHTS,
+    "transformers": WEIGHTS,
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Every dotted name that `path` imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(".relative")
+    return names
+
+
+def heads(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_design(path: Path) -> None:
+    here = str(path.relative_to(ROOT))
+    names = imported(path)
+    assert ".relative" not in names, "absolute imports only, so that this test sees them"
+    for package, allowed in ONLY_IN.items():
+        assert package not in heads(names) or here in allowed, f"{here} imports {package}"
+    if here.startswith("annotation/"):
+        assert "alignment" not in heads(names), f"{here} looks back at alignment"
+    if here != "app.py":
+        assert "app" not in heads(names), f"{here} imports the composition root"
+    if here not in TABS | {"app.py"}:
+        tabs = {tab.removesuffix(".py").replace("/", ".") for tab in TABS}
+        assert not tabs & names, f"{here} is a service and imports a tab"
+
+
+def test_schema_stands_alone() -> None:
+    names = heads(imported(ROOT / "annotation" / "schema.py"))
+    assert not names & {"annotation", "alignment", "app"}
+
+
+def test_the_graph_names_only_files_that_exist() -> None:
+    for package, allowed in ONLY_IN.items():
+        for name in allowed:
+            assert (ROOT / name).exists(), f"{name}, allowed to import {package}, is gone"
