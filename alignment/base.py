@@ -7,10 +7,11 @@ mixed silently. Refuses pickled weights and repositories that need their own cod
 from dataclasses import dataclass
 from pathlib import Path
 
+from annotation.faults import Fault
 from annotation.schema import ModelRef
 
 
-class BaseModelError(RuntimeError):
+class BaseModelError(Fault):
     """The base model can't be used; the message is the one line that a person reads."""
 
 

@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from annotation.faults import Fault
 
-class SettingsError(ValueError):
+
+class SettingsError(Fault):
     """A variable that cannot be used; the message is the one line that a person reads."""
 
 
