@@ -1,0 +1,252 @@
+"""The journal: pairs issued, votes taken, what Argilla has not got yet. The one writer.
+
+A write is a Future that resolves after the commit, so what is acknowledged is on disk. Nothing
+is overwritten: an undone vote stays, and so does every earlier state of a changed one. Knows no
+model, no page and no Argilla client.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from annotation import journal_votes as stored
+from annotation.journal_reader import JournalReader
+from annotation.journal_schema import (
+    JournalError,
+    JournalFull,
+    NotYours,
+    UnknownPair,
+    UnknownVote,
+    VoteConflict,
+    VoteOutcome,
+    pair_from_row,
+    pair_to_row,
+    to_text,
+)
+from annotation.journal_writer import GroupCommitWriter
+from annotation.schema import Pair, Reason, Vote, utc_now
+
+__all__ = [
+    "Journal",
+    "JournalError",
+    "JournalFull",
+    "JournalReader",
+    "NotYours",
+    "UnknownPair",
+    "UnknownVote",
+    "VoteConflict",
+    "VoteOutcome",
+]
+
+_UNSEEN = """
+    pairs.retired_at IS NULL AND NOT EXISTS (
+        SELECT 1 FROM assignments AS mine
+        WHERE mine.voter = :voter AND mine.pair_id = pairs.id
+          AND (mine.done OR mine.expires_at > :now))
+"""
+_LEASES = """
+    (SELECT count(*) FROM assignments AS lease
+     WHERE lease.pair_id = pairs.id AND lease.done = 0 AND lease.expires_at > :now)
+"""
+_WANTING = f"""
+    SELECT id FROM pairs WHERE votes = :votes AND {_UNSEEN} AND votes + {_LEASES} < :most
+    ORDER BY seq LIMIT 1
+"""  # noqa: S608 - built from constants
+_SEEN_BY_OTHERS = f"""
+    SELECT id FROM pairs WHERE votes >= :wanted AND {_UNSEEN} ORDER BY votes, seq LIMIT 1
+"""  # noqa: S608
+_OPEN = """
+    SELECT pair_id FROM assignments JOIN pairs ON pairs.id = pair_id
+    WHERE voter = :voter AND done = 0 AND expires_at > :now AND retired_at IS NULL
+    ORDER BY issued_at, pairs.seq
+"""
+_ANY_NUMBER = 1 << 40
+
+
+class Journal(JournalReader):
+    """Reads as JournalReader does, and writes; one per home folder.
+
+    A failed write raises from its future: JournalFull, another JournalError, or ValueError for
+    text or times that cannot be stored.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._writer = GroupCommitWriter(path)
+        self._clock = clock
+        super().__init__(path)
+
+    def add_pairs(self, pairs: Sequence[Pair]) -> "Future[None]":
+        """Store new pairs, all or none. An id that is there already is a ValueError."""
+        return self._writer.submit(lambda db: _add_pairs(db, pairs))
+
+    def issue(
+        self, voter: str, *, votes_per_pair: int, lease: timedelta, max_open: int, now: datetime
+    ) -> "Future[Pair | None]":
+        """The next pair for `voter`, leased to them until `now + lease`.
+
+        Never one they have voted on. Pairs nearest to `votes_per_pair` come first, unleased
+        before leased by others, oldest first; then pairs that others have finished; then, and
+        whenever `max_open` are open, the open one that was given longest ago. None only when
+        there is no pair that this voter has not voted on.
+        """
+        return self._writer.submit(
+            lambda db: _issue(
+                db,
+                voter,
+                votes_per_pair=votes_per_pair,
+                lease=lease,
+                max_open=max_open,
+                now=now,
+            )
+        )
+
+    def add_vote(self, vote: Vote, *, issued_only: bool = False) -> "Future[VoteOutcome]":
+        """Store a vote; the same choice again is a replay and gives the stored one.
+
+        Raises UnknownPair; NotYours where `issued_only` and the pair was never issued to this
+        voter; VoteConflict after another choice, or after an undone vote that showed the models.
+        """
+        return self._writer.submit(lambda db: stored.add_vote(db, vote, issued_only=issued_only))
+
+    def amend_vote(
+        self,
+        vote_id: str,
+        *,
+        voter: str,
+        reasons: tuple[Reason, ...] | None = None,
+        comment: str | None = None,
+    ) -> "Future[VoteOutcome]":
+        """Replace reasons or comment; None leaves them.
+
+        Raises UnknownVote, NotYours, or VoteConflict where the vote was undone or is Argilla's.
+        """
+        now = self._clock()
+        return self._writer.submit(
+            lambda db: stored.amend_vote(
+                db, vote_id, voter, reasons=reasons, comment=comment, now=now
+            )
+        )
+
+    def undo_vote(self, vote_id: str, *, voter: str) -> "Future[VoteOutcome]":
+        """Supersede a vote; a second undo is a replay.
+
+        Raises UnknownVote, NotYours, or VoteConflict where the vote was cast in Argilla.
+        """
+        now = self._clock()
+        return self._writer.submit(lambda db: stored.undo_vote(db, vote_id, voter, now))
+
+    def mark_pairs_delivered(self, ids: Sequence[str]) -> "Future[None]":
+        """Argilla has these pairs."""
+        rows = [(pair_id,) for pair_id in ids]
+        return self._writer.submit(
+            lambda db: _many(db, "UPDATE pairs SET delivered = 1 WHERE id = ?", rows)
+        )
+
+    def mark_votes_delivered(self, votes: Sequence[Vote]) -> "Future[None]":
+        """Argilla has these votes as they stand here; a later change stays undelivered."""
+        rows = [(vote.revision, vote.id) for vote in votes]
+        sql = "UPDATE votes SET delivered_revision = max(delivered_revision, ?) WHERE id = ?"
+        return self._writer.submit(lambda db: _many(db, sql, rows))
+
+    def mirror(self, pairs: Sequence[Pair], votes: Sequence[Vote]) -> "Future[None]":
+        """Take over what Argilla holds: unknown pairs, and votes cast or changed there.
+
+        `votes` are in the record's own order (`flipped` false). A vote that Argilla has not got
+        yet, an undo included, is never touched. All or none: give some hundreds at a time, so
+        that no voter waits behind them.
+        """
+        now = self._clock()
+
+        def run(db: sqlite3.Connection) -> None:
+            _mirror_pairs(db, pairs)
+            for vote in votes:
+                stored.mirror_vote(db, vote, now)
+
+        return self._writer.submit(run)
+
+    def mirror_removed(self, gone: Sequence[tuple[str, str]]) -> "Future[None]":
+        """Supersede votes cast in Argilla, by (pair id, voter), no longer submitted there."""
+        now = self._clock()
+        return self._writer.submit(lambda db: stored.mirror_removed(db, gone, now))
+
+    def set_note(self, key: str, value: str) -> "Future[None]":
+        """Keep a small durable fact; replaces the earlier value."""
+        sql = "INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)"
+        return self._writer.submit(lambda db: _many(db, sql, [(key, value)]))
+
+    def retire_unvoted_pairs(self) -> "Future[int]":
+        """Take every pair without a counted vote out of play (the base changed); how many."""
+        now = to_text(self._clock())
+        sql = "UPDATE pairs SET retired_at = ? WHERE retired_at IS NULL AND votes = 0"
+        return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
+
+    def close(self) -> None:
+        """Commit what is queued, fold the WAL in, close everything. Safe to call twice."""
+        self._writer.close()
+        super().close()
+
+
+def _many(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+    db.executemany(sql, rows)
+
+
+def _add_pairs(db: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        if not _insert_pair(db, pair, delivered=False):
+            raise ValueError(f"Pair {pair.id} is in the journal already: give a new one a new id.")
+
+
+def _mirror_pairs(db: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        if not _insert_pair(db, pair, delivered=True):
+            db.execute("UPDATE pairs SET delivered = 1 WHERE id = ?", (pair.id,))
+
+
+def _insert_pair(db: sqlite3.Connection, pair: Pair, *, delivered: bool) -> bool:
+    added = db.execute(
+        "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, delivered)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (*pair_to_row(pair), int(delivered)),
+    )
+    return added.rowcount == 1
+
+
+def _issue(
+    db: sqlite3.Connection,
+    voter: str,
+    *,
+    votes_per_pair: int,
+    lease: timedelta,
+    max_open: int,
+    now: datetime,
+) -> Pair | None:
+    issued, expires = to_text(now), to_text(now + lease)
+    mine = {"voter": voter, "now": issued}
+    still_open = [row["pair_id"] for row in db.execute(_OPEN, mine)]
+    pair_id = None
+    if len(still_open) < max_open:
+        pair_id = _choose(db, mine, votes_per_pair)
+    if pair_id is None and still_open:
+        pair_id = still_open[0]
+    if pair_id is None:
+        return None
+    db.execute(
+        "INSERT INTO assignments (voter, pair_id, issued_at, expires_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE"
+        " SET issued_at = excluded.issued_at, expires_at = excluded.expires_at",
+        (voter, pair_id, issued, expires),
+    )
+    return pair_from_row(db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone())
+
+
+def _choose(db: sqlite3.Connection, mine: dict[str, str], votes_per_pair: int) -> str | None:
+    # Votes and leases below what is wanted first, then whatever still wants votes.
+    for most in (votes_per_pair, _ANY_NUMBER):
+        for votes in range(votes_per_pair - 1, -1, -1):
+            row = db.execute(_WANTING, {**mine, "votes": votes, "most": most}).fetchone()
+            if row is not None:
+                return str(row["id"])
+    row = db.execute(_SEEN_BY_OTHERS, {**mine, "wanted": votes_per_pair}).fetchone()
+    return None if row is None else str(row["id"])

@@ -1,0 +1,163 @@
+"""What can be read from the journal, by any process and while another one writes.
+
+Owns its own connections, handed from thread to thread. Writes nothing.
+"""
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from annotation.journal_schema import (
+    JournalError,
+    VoteOutcome,
+    is_in_argilla,
+    open_reader,
+    pair_from_row,
+    to_text,
+    translate,
+    vote_from_row,
+)
+from annotation.schema import Pair, Vote
+
+# SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
+IDS_PER_QUERY = 500
+_IDLE_CONNECTIONS = 8
+_UNDELIVERED = "delivered_revision < revision AND choice <> 'skip' AND source <> 'argilla'"
+
+
+class JournalReader:
+    """Reads one journal; safe to share between threads. Every call sees the last commit.
+
+    Raises JournalError where the file is missing, foreign, or of a newer Votetune.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: deque[sqlite3.Connection] = deque()
+        self._closed = False
+        self._idle.append(open_reader(path))
+
+    def pair(self, pair_id: str) -> Pair | None:
+        """The pair with this id, retired ones included."""
+        found = self.pairs([pair_id])
+        return found[0] if found else None
+
+    def pairs(self, ids: Sequence[str] | None = None) -> list[Pair]:
+        """All pairs, or those of `ids` that exist; oldest first, retired ones included."""
+        if ids is None:
+            return [pair_from_row(row) for row in self._rows("SELECT * FROM pairs ORDER BY seq")]
+        rows: list[sqlite3.Row] = []
+        wanted = list(dict.fromkeys(ids))
+        for start in range(0, len(wanted), IDS_PER_QUERY):
+            some = wanted[start : start + IDS_PER_QUERY]
+            marks = ",".join("?" * len(some))
+            rows += self._rows(f"SELECT * FROM pairs WHERE id IN ({marks})", some)  # noqa: S608
+        return [pair_from_row(row) for row in sorted(rows, key=lambda row: int(row["seq"]))]
+
+    def votes(self, *, voter: str | None = None, include_superseded: bool = False) -> list[Vote]:
+        """Votes of everybody or of `voter`, skips included, oldest first."""
+        conditions = "(:every OR superseded_at IS NULL)"
+        if voter is not None:
+            conditions += " AND voter = :voter"
+        rows = self._rows(
+            f"SELECT * FROM votes WHERE {conditions} ORDER BY created_at, seq",  # noqa: S608
+            {"every": include_superseded, "voter": voter},
+        )
+        return [vote_from_row(row) for row in rows]
+
+    def receipts(self, voter: str) -> list[VoteOutcome]:
+        """All votes of `voter`, undone ones too, each with its pair; oldest first."""
+        rows = self._rows("SELECT * FROM votes WHERE voter = ? ORDER BY created_at, seq", (voter,))
+        pairs = {pair.id: pair for pair in self.pairs([row["pair_id"] for row in rows])}
+        return [
+            VoteOutcome(vote_from_row(row), pairs[row["pair_id"]], is_in_argilla(row))
+            for row in rows
+        ]
+
+    def vote_count(self) -> int:
+        """Votes that count: live, and no skip."""
+        return self._number("SELECT count(*) FROM votes WHERE superseded_at IS NULL AND counted")
+
+    def ready_count(self, *, votes_per_pair: int, now: datetime) -> int:
+        """Pairs that still want votes after the votes and the running leases they have."""
+        wanting = "SELECT count(*) FROM pairs WHERE retired_at IS NULL AND votes < :wanted"
+        taken = """
+            SELECT count(*) FROM (
+                SELECT 1 FROM assignments AS lease JOIN pairs ON pairs.id = lease.pair_id
+                WHERE lease.done = 0 AND lease.expires_at > :now
+                  AND pairs.retired_at IS NULL AND pairs.votes < :wanted
+                GROUP BY pairs.seq HAVING pairs.votes + count(*) >= :wanted)
+        """
+        return self._number(
+            f"SELECT ({wanting}) - ({taken})",
+            {"wanted": votes_per_pair, "now": to_text(now)},
+        )
+
+    def pairs_per_prompt(self) -> dict[str, int]:
+        """Prompt id to the number of pairs ever made of it, retired ones included."""
+        rows = self._rows("SELECT prompt_id, count(*) AS made FROM pairs GROUP BY prompt_id")
+        return {row["prompt_id"]: row["made"] for row in rows}
+
+    def undelivered_pairs(self, limit: int) -> list[Pair]:
+        """The oldest pairs that Argilla has not got; retired ones never go there."""
+        rows = self._rows(
+            "SELECT * FROM pairs WHERE delivered = 0 AND retired_at IS NULL ORDER BY seq LIMIT ?",
+            (limit,),
+        )
+        return [pair_from_row(row) for row in rows]
+
+    def undelivered_votes(self, limit: int) -> list[Vote]:
+        """The oldest votes whose revision Argilla has not got, superseded ones too.
+
+        A skip never goes there, nor a vote that came from there.
+        """
+        rows = self._rows(
+            f"SELECT * FROM votes WHERE {_UNDELIVERED} ORDER BY seq LIMIT ?",  # noqa: S608
+            (limit,),
+        )
+        return [vote_from_row(row) for row in rows]
+
+    def undelivered_count(self) -> int:
+        """How many votes `undelivered_votes` would give without a limit."""
+        return self._number(f"SELECT count(*) FROM votes WHERE {_UNDELIVERED}")  # noqa: S608
+
+    def note(self, key: str) -> str | None:
+        """A small durable fact, or None where it was never set."""
+        rows = self._rows("SELECT value FROM notes WHERE key = ?", (key,))
+        return str(rows[0]["value"]) if rows else None
+
+    def close(self) -> None:
+        """Close every idle connection; later reads raise JournalError."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if self._closed:
+            raise JournalError(f"The journal {self._path} is closed.")
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = open_reader(self._path)
+        try:
+            yield connection
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        finally:
+            if self._closed or len(self._idle) >= _IDLE_CONNECTIONS:
+                connection.close()
+            else:
+                self._idle.append(connection)
+
+    def _rows(
+        self, sql: str, values: Sequence[object] | dict[str, object] = ()
+    ) -> list[sqlite3.Row]:
+        with self._connection() as connection:
+            return connection.execute(sql, values).fetchall()
+
+    def _number(self, sql: str, values: dict[str, object] | None = None) -> int:
+        return int(self._rows(sql, values or {})[0][0])

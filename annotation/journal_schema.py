@@ -1,0 +1,290 @@
+"""The journal's file: its tables, how a connection is opened, and rows to types and back.
+
+Owns the SQL schema and its version. Refuses a file that a newer Votetune wrote, and text that
+is not valid Unicode. Decides nothing about who may vote.
+"""
+
+import json
+import os
+import sqlite3
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from annotation.schema import (
+    Choice,
+    Completion,
+    Message,
+    ModelRef,
+    Pair,
+    Prompt,
+    Reason,
+    Sampling,
+    Vote,
+    VoteSource,
+)
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 10.0
+
+_TABLES = """
+CREATE TABLE pairs (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    prompt_id TEXT NOT NULL,
+    messages TEXT NOT NULL,
+    first TEXT NOT NULL,
+    second TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    votes INTEGER NOT NULL DEFAULT 0,
+    delivered INTEGER NOT NULL DEFAULT 0,
+    retired_at TEXT
+) STRICT;
+CREATE INDEX pairs_by_votes ON pairs (votes, seq) WHERE retired_at IS NULL;
+CREATE INDEX pairs_by_prompt ON pairs (prompt_id);
+CREATE INDEX pairs_undelivered ON pairs (seq) WHERE delivered = 0 AND retired_at IS NULL;
+
+CREATE TABLE assignments (
+    voter TEXT NOT NULL,
+    pair_id TEXT NOT NULL REFERENCES pairs (id),
+    issued_at TEXT NOT NULL,
+    expires_at TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (voter, pair_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX assignments_open ON assignments (pair_id, expires_at) WHERE done = 0;
+CREATE INDEX assignments_open_by_voter ON assignments (voter, issued_at) WHERE done = 0;
+
+CREATE TABLE votes (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    pair_id TEXT NOT NULL REFERENCES pairs (id),
+    voter TEXT NOT NULL,
+    choice TEXT NOT NULL,
+    flipped INTEGER NOT NULL,
+    created_at TEXT NOT NULL,
+    reasons TEXT NOT NULL,
+    comment TEXT NOT NULL,
+    source TEXT NOT NULL,
+    superseded_at TEXT,
+    counted INTEGER NOT NULL,
+    why TEXT,
+    revision INTEGER NOT NULL,
+    delivered_revision INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE UNIQUE INDEX votes_live ON votes (pair_id, voter) WHERE superseded_at IS NULL;
+CREATE INDEX votes_by_pair ON votes (pair_id, voter);
+CREATE INDEX votes_by_voter ON votes (voter);
+CREATE INDEX votes_undelivered ON votes (seq)
+    WHERE delivered_revision < revision AND choice <> 'skip' AND source <> 'argilla';
+
+CREATE TABLE vote_history (
+    vote_id TEXT NOT NULL REFERENCES votes (id),
+    revision INTEGER NOT NULL,
+    reasons TEXT NOT NULL,
+    comment TEXT NOT NULL,
+    superseded_at TEXT,
+    replaced_at TEXT NOT NULL,
+    PRIMARY KEY (vote_id, revision)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+class JournalError(Exception):
+    """The journal cannot do what was asked; the message is one clear line."""
+
+
+class JournalFull(JournalError):
+    """No room on the disk: nothing of the operation was stored."""
+
+
+class UnknownPair(JournalError):
+    """No pair has this id."""
+
+
+class UnknownVote(JournalError):
+    """No vote has this id."""
+
+
+class NotYours(JournalError):
+    """The pair was not issued to this voter, or the vote is another voter's."""
+
+
+class VoteConflict(JournalError):
+    """The voter has already decided, here or in Argilla, and this would contradict it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VoteOutcome:
+    """A stored vote with its pair. `replayed`: it was there before and nothing changed."""
+
+    vote: Vote
+    pair: Pair
+    in_argilla: bool
+    replayed: bool = False
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """Open or make the journal, mode 0600, WAL, synchronous=FULL; JournalError in one line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        path.chmod(0o600)
+    except OSError as error:
+        raise JournalError(f"The journal {path} can't be written: {error.strerror}.") from error
+    connection = _connect(path)
+    try:
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open an existing journal for reading, whether or not another process writes to it."""
+    if not path.is_file():
+        raise JournalError(f"There is no journal at {path}: start the app once to make it.")
+    connection = _connect(path)
+    try:
+        if _version(connection, path) < SCHEMA_VERSION:
+            raise JournalError(f"{path} is not a journal of Votetune: start the app to make one.")
+        connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        raise JournalError(f"{path} can't be read as a journal: {error}.") from error
+    if version > SCHEMA_VERSION:
+        raise JournalError(
+            f"{path} is of a newer Votetune (schema {version}, this one knows {SCHEMA_VERSION}):"
+            " use that Votetune, or set VOTETUNE_HOME to another folder."
+        )
+    return version
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection, path)
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise JournalError(f"{path} is on a disk without SQLite's WAL: use a local disk.")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        if version == 0:
+            # One script in one transaction: a crash leaves no half-made journal.
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: sqlite3.Error, path: Path) -> JournalError:
+    """A SQLite error as one of ours: JournalFull where the disk has no room."""
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+        return JournalFull(f"The disk that holds {path} is full, so nothing was saved.")
+    return JournalError(f"The journal {path} refused: {error}.")
+
+
+def to_text(moment: datetime) -> str:
+    """UTC with microseconds, of fixed width, so that text order is time order."""
+    if moment.tzinfo is None:
+        raise ValueError(f"The time {moment.isoformat()} has no time zone: use UTC.")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def pair_to_row(pair: Pair) -> tuple[str, ...]:
+    """id, prompt_id, messages, first, second, created_at."""
+    first, second = (_dumps(asdict(completion)) for completion in pair.completions)
+    messages = _dumps([asdict(message) for message in pair.prompt.messages])
+    return (pair.id, pair.prompt.id, messages, first, second, to_text(pair.created_at))
+
+
+def pair_from_row(row: sqlite3.Row) -> Pair:
+    return Pair(
+        id=row["id"],
+        prompt=Prompt(tuple(Message(**message) for message in json.loads(row["messages"]))),
+        completions=(_completion(row["first"]), _completion(row["second"])),
+        created_at=datetime.fromisoformat(row["created_at"]),
+    )
+
+
+def vote_to_row(vote: Vote) -> tuple[str | int | None, ...]:
+    """Every column of `votes` but seq and delivered_revision."""
+    return (
+        vote.id,
+        vote.pair_id,
+        vote.voter,
+        vote.choice.value,
+        int(vote.flipped),
+        to_text(vote.created_at),
+        reasons_to_text(vote.reasons),
+        vote.comment,
+        vote.source.value,
+        to_text(vote.superseded_at) if vote.superseded_at else None,
+        int(vote.counted),
+        vote.why,
+        vote.revision,
+    )
+
+
+def vote_from_row(row: sqlite3.Row) -> Vote:
+    undone = row["superseded_at"]
+    return Vote(
+        id=row["id"],
+        pair_id=row["pair_id"],
+        voter=row["voter"],
+        choice=Choice(row["choice"]),
+        flipped=bool(row["flipped"]),
+        created_at=datetime.fromisoformat(row["created_at"]),
+        reasons=tuple(Reason(reason) for reason in row["reasons"].split()),
+        comment=row["comment"],
+        source=VoteSource(row["source"]),
+        superseded_at=datetime.fromisoformat(undone) if undone else None,
+        counted=bool(row["counted"]),
+        why=row["why"],
+        revision=row["revision"],
+    )
+
+
+def reasons_to_text(reasons: tuple[Reason, ...]) -> str:
+    return " ".join(reason.value for reason in reasons)
+
+
+def is_in_argilla(row: sqlite3.Row) -> bool:
+    """Whether Argilla has this state of the vote; a skip never goes there."""
+    delivered: bool = row["delivered_revision"] >= row["revision"]
+    return delivered and row["choice"] != Choice.SKIP.value
+
+
+def _dumps(value: Any) -> str:  # noqa: ANN401 - JSON is any
+    # Not ASCII-escaped: a lone surrogate then fails here, and not in a reader years later.
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _completion(text: str) -> Completion:
+    fields = json.loads(text)
+    return Completion(
+        text=fields["text"],
+        model=ModelRef(**fields["model"]),
+        sampling=Sampling(**fields["sampling"]),
+        finish=fields["finish"],
+    )

@@ -1,0 +1,136 @@
+"""The journal's one writing thread: takes all that waits, commits once, then answers.
+
+Owns the writing connection, the queue and the transaction. An operation that fails is undone
+alone; one that takes SQLite's whole transaction down has its neighbours run again without it.
+Knows nothing of pairs and votes.
+"""
+
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from annotation.journal_schema import JournalError, open_writer, translate
+
+MAX_BATCH = 256
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    run: Callable[[sqlite3.Connection], Any]
+    future: "Future[Any]" = field(default_factory=Future)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    result: Any = None
+    error: BaseException | None = None
+
+
+class GroupCommitWriter:
+    """Runs operations on one connection, in order, many to a commit.
+
+    A future resolves only after the commit (synchronous=FULL) that holds its operation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = open_writer(path)
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: Callable[[sqlite3.Connection], _Result]) -> "Future[_Result]":
+        """Queue an operation; it may run twice, the first time rolled back without a trace."""
+        work = _Work(run)
+        with self._gate:
+            if self._closed:
+                work.future.set_exception(JournalError(f"The journal {self._path} is closed."))
+            else:
+                self._queue.put(work)
+        return work.future
+
+    def close(self) -> None:
+        """Commit what was queued, fold the WAL into the file, close. Safe to call twice."""
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        running = True
+        while running:
+            works = [self._queue.get()]
+            while works[-1] is not None and len(works) < MAX_BATCH and not self._queue.empty():
+                works.append(self._queue.get())
+            running = works[-1] is not None
+            batch = [w for w in works if w and w.future.set_running_or_notify_cancel()]
+            if batch:
+                self._commit(batch)
+        try:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            # The WAL keeps everything; the next start folds it in.
+            _log.warning("%s", translate(error, self._path))
+        self._connection.close()
+
+    def _commit(self, batch: Sequence[_Work]) -> None:
+        try:
+            answers = self._transact(batch)
+        except Exception as error:  # noqa: BLE001 - the thread's boundary: every future is told
+            self._abandon()
+            if len(batch) > 1:
+                for work in batch:
+                    self._commit([work])
+                return
+            _log.warning("A write to the journal failed: %s", error)
+            wrapped = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+            answers = [_Answer(error=wrapped)]
+        for work, answer in zip(batch, answers, strict=True):
+            if answer.error is not None:
+                work.future.set_exception(answer.error)
+            else:
+                work.future.set_result(answer.result)
+
+    def _transact(self, batch: Sequence[_Work]) -> list[_Answer]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        answers = [self._attempt(work) for work in batch]
+        self._connection.execute("COMMIT")
+        return answers
+
+    def _attempt(self, work: _Work) -> _Answer:
+        self._connection.execute("SAVEPOINT operation")
+        try:
+            answer = _Answer(work.run(self._connection))
+        except sqlite3.OperationalError:
+            # Disk full, I/O error: SQLite may have rolled the whole transaction back already.
+            raise
+        except Exception as error:  # noqa: BLE001 - reported through the operation's future
+            self._connection.execute("ROLLBACK TO operation")
+            answer = _Answer(error=_plain(error))
+        self._connection.execute("RELEASE operation")
+        return answer
+
+    def _abandon(self) -> None:
+        # After a full disk SQLite has rolled back by itself, and a second ROLLBACK raises.
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _plain(error: Exception) -> Exception:
+    if isinstance(error, UnicodeEncodeError):
+        excerpt = ascii(error.object[max(0, error.start - 20) : error.end])
+        return ValueError(f"Text with a lone surrogate can't be stored: replace it in {excerpt}.")
+    if isinstance(error, sqlite3.Error):
+        return JournalError(f"The journal refused: {error}.")
+    return error
