@@ -1,0 +1,105 @@
+"""What a training run is made of: its spec, presets by size of the model, steps by examples.
+
+Owns every default of training. Reads a model's size from its safetensors headers; loads nothing.
+"""
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from annotation.schema import ModelRef
+
+Method = Literal["dpo", "orpo"]
+
+STEPS_PER_EXAMPLE = 0.375
+"""Three passes in batches of 8: 40 examples overtrain beyond 15 steps (facts/choosing-pairs.md)."""
+MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 10, 75, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Hyperparameters of one method on one size of model.
+
+    `beta` is DPO's β or ORPO's λ; `sft_weight` adds that much of the chosen answers' NLL to DPO's
+    loss. `micro_batch` pairs go through the model at once, until `batch_size` of them are one step.
+    """
+
+    learning_rate: float
+    beta: float
+    sft_weight: float = 0.0
+    lora_r: int = 16
+    lora_alpha: int = 32
+    batch_size: int = 8
+    micro_batch: int = 8
+    max_length: int = 1024
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec:
+    """Everything that a run pins: what is trained, on what, how, and by which code."""
+
+    method: Method
+    recipe: Recipe
+    steps: int
+    checkpoint_steps: int
+    seed: int
+    base: ModelRef
+    base_path: Path
+    dataset_sha256: str
+    examples: int
+    code_revision: str | None
+    versions: tuple[tuple[str, str], ...]
+
+
+# Tuned on the starter model (0.8M parameters) by tests/benchmarks/bench_alignment.py.
+_TINY: dict[Method, Recipe] = {
+    "dpo": Recipe(learning_rate=1e-3, beta=0.1, sft_weight=0.2),
+    "orpo": Recipe(learning_rate=2e-3, beta=1.0),
+}
+# From the literature, run for soundness only: nobody has measured a win rate with these here.
+_SMALL: dict[Method, Recipe] = {
+    "dpo": Recipe(learning_rate=2e-4, beta=0.1, sft_weight=0.2, micro_batch=2),
+    "orpo": Recipe(learning_rate=2e-4, beta=0.25, micro_batch=2),
+}
+_LARGE: dict[Method, Recipe] = {
+    "dpo": Recipe(
+        learning_rate=2e-5, beta=0.1, sft_weight=0.2, micro_batch=1, gradient_checkpointing=True
+    ),
+    "orpo": Recipe(learning_rate=2e-5, beta=0.1, micro_batch=1, gradient_checkpointing=True),
+}
+
+
+def default_recipe(method: Method, parameters: int) -> Recipe:
+    """The preset for `method` on a model of that many parameters."""
+    if parameters < 20_000_000:
+        return _TINY[method]
+    return _SMALL[method] if parameters < 1_000_000_000 else _LARGE[method]
+
+
+def default_steps(examples: int, batch_size: int = 8) -> int:
+    """Optimizer steps for that many examples: 15 for 40, 75 for 200, then one pass at least."""
+    three_passes = round(STEPS_PER_EXAMPLE * examples * 8 / batch_size)
+    one_pass = math.ceil(examples / batch_size)
+    return min(MAX_STEPS, max(MIN_STEPS, min(ENOUGH_STEPS, three_passes), one_pass))
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of all *.safetensors in `folder`, read from their headers alone."""
+    return sum(
+        math.prod(entry["shape"])
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, entry in _header(file).items()
+        if name != "__metadata__"
+    )
+
+
+def _header(file: Path) -> dict[str, dict[str, list[int]]]:
+    # The format: eight little-endian bytes of header length, then the header as JSON.
+    with file.open("rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header: dict[str, dict[str, list[int]]] = json.loads(handle.read(length))
+    return header

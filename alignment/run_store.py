@@ -1,0 +1,245 @@
+"""The folder of a training run: spec, state and metrics on disk, and which states may follow which.
+
+Owns the files of `home/runs/<id>/` and the lock under which a state changes; both the app and the
+training child write states, always through `RunFolder.move`. Starts and stops no process.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from alignment.recipes import Recipe, TrainingSpec
+from annotation.faults import Fault
+from annotation.schema import ModelRef, utc_now
+
+COMPLETE = "complete"
+"""Marks a checkpoint that was written to its end."""
+
+
+class RunError(Fault):
+    """A run that can't be started, found or stopped; the message is the one line to read."""
+
+
+class RunState(StrEnum):
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+_ENDS = frozenset({RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
+NEXT_STATES: Mapping[RunState, frozenset[RunState]] = {
+    RunState.QUEUED: _ENDS | {RunState.PREPARING},
+    RunState.PREPARING: _ENDS | {RunState.TRAINING},
+    RunState.TRAINING: _ENDS | {RunState.EVALUATING},
+    RunState.EVALUATING: _ENDS | {RunState.DONE},
+    RunState.DONE: frozenset(),
+    RunState.FAILED: frozenset({RunState.QUEUED}),
+    RunState.CANCELLED: frozenset({RunState.QUEUED}),
+    RunState.INTERRUPTED: frozenset({RunState.QUEUED}),
+}
+ACTIVE = frozenset({RunState.QUEUED, RunState.PREPARING, RunState.TRAINING, RunState.EVALUATING})
+
+
+@dataclass(frozen=True, slots=True)
+class FinalMetrics:
+    """How a finished run ended. The `eval_` figures are on held-out pairs, None without any.
+
+    `reward_accuracy` is the share of pairs whose chosen answer has the higher reward.
+    """
+
+    loss: float
+    reward_accuracy: float
+    reward_margin: float
+    seconds: float
+    eval_pairs: int = 0
+    eval_loss: float | None = None
+    eval_reward_accuracy: float | None = None
+    eval_reward_margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What state.json says. `process_started` is psutil's create_time of `pid`, in seconds."""
+
+    state: RunState
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None = None
+    step: int = 0
+    reason: str | None = None
+    pid: int | None = None
+    process_started: float | None = None
+    cancel_requested: bool = False
+    final: FinalMetrics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One optimizer step. Log-probs are sums over a completion in DPO, means per token in ORPO."""
+
+    step: int
+    loss: float
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
+    chosen_logps: float | None = None
+    rejected_logps: float | None = None
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run, by name. Making one touches nothing on disk."""
+
+    path: Path
+
+    @property
+    def spec_file(self) -> Path:
+        return self.path / "spec.json"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "state.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def dataset(self) -> Path:
+        return self.path / "dataset"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone among all processes of this home; the kernel lets go of it when one dies."""
+        with hold_lock(self.path.parent):
+            yield
+
+    def write_spec(self, spec: TrainingSpec) -> None:
+        _write_json(self.spec_file, asdict(spec) | {"base_path": str(spec.base_path)})
+
+    def spec(self) -> TrainingSpec:
+        row = json.loads(self.spec_file.read_text(encoding="utf-8"))
+        return TrainingSpec(
+            **row
+            | {
+                "recipe": Recipe(**row["recipe"]),
+                "base": ModelRef(**row["base"]),
+                "base_path": Path(row["base_path"]),
+                "versions": tuple((name, version) for name, version in row["versions"]),
+            }
+        )
+
+    def write_status(self, status: Status) -> None:
+        _write_json(self.state_file, asdict(status))
+
+    def status(self) -> Status:
+        row = json.loads(self.state_file.read_text(encoding="utf-8"))
+        finished, final = row["finished_at"], row["final"]
+        return Status(
+            **row
+            | {
+                "state": RunState(row["state"]),
+                "created_at": datetime.fromisoformat(row["created_at"]),
+                "updated_at": datetime.fromisoformat(row["updated_at"]),
+                "finished_at": datetime.fromisoformat(finished) if finished else None,
+                "final": FinalMetrics(**final) if final else None,
+            }
+        )
+
+    def move(
+        self, state: RunState, *, reason: str | None = None, final: FinalMetrics | None = None
+    ) -> Status:
+        """Enter `state` if it may follow the present one; the caller holds the lock.
+
+        Raises RunError for a transition that `NEXT_STATES` does not have.
+        """
+        present = self.status()
+        if state not in NEXT_STATES[present.state]:
+            raise RunError(f"Run {self.path.name} is {present.state} and can't become {state}.")
+        now = utc_now()
+        ended = state not in ACTIVE
+        status = replace(
+            present,
+            state=state,
+            updated_at=now,
+            finished_at=now if ended else None,
+            reason=reason,
+            final=final,
+        )
+        self.write_status(status)
+        return status
+
+    def metrics(self) -> list[Metric]:
+        """One metric a step, in order. A line that is still being written is left for later."""
+        try:
+            text = self.metrics_file.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        found: list[Metric] = []
+        for line in text.split("\n"):
+            # Only the last line can be half there; it does not parse, or lacks fields.
+            with contextlib.suppress(ValueError, TypeError):
+                found.append(Metric(**json.loads(line)))
+        return found
+
+    def keep_metrics(self, through_step: int) -> None:
+        """Forget steps after `through_step`: a resumed run takes them again."""
+        kept = [m for m in self.metrics() if m.step <= through_step]
+        draft = self.metrics_file.with_name(".metrics.jsonl")
+        draft.write_text("".join(_to_line(m) for m in kept), encoding="utf-8")
+        draft.replace(self.metrics_file)
+
+    def append_metric(self, metric: Metric) -> None:
+        with self.metrics_file.open("a", encoding="utf-8") as out:
+            out.write(_to_line(metric))
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end."""
+        whole = [c.parent for c in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
+        return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+@contextlib.contextmanager
+def hold_lock(runs: Path) -> Iterator[None]:
+    """Hold `runs`/.lock, which guards every state of a home."""
+    with (runs / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _to_line(metric: Metric) -> str:
+    return json.dumps(asdict(metric)) + "\n"
+
+
+def _write_json(file: Path, row: Mapping[str, object]) -> None:
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(row, indent=2, default=_plain) + "\n", encoding="utf-8")
+    draft.replace(file)
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,336 @@
+"""Training runs of one home: start, cancel, resume, wait, and tell what became of an orphan.
+
+At most one run is active, across all processes that share the home. A run is a child process in a
+session of its own: a crash or a restart of the app does not touch it. Imports no training code.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from alignment.base import ResolvedBase
+from alignment.recipes import (
+    Method,
+    Recipe,
+    TrainingSpec,
+    count_parameters,
+    default_recipe,
+    default_steps,
+)
+from alignment.run_store import (
+    ACTIVE,
+    Metric,
+    RunError,
+    RunFolder,
+    RunState,
+    Status,
+    hold_lock,
+)
+from annotation.export import Export, copy_export
+from annotation.schema import utc_now
+
+__all__ = ["Method", "Metric", "Run", "RunError", "RunState", "Runs"]
+
+NICENESS = 10
+TERM_GRACE_S = 1.2
+"""How long a cancelled child may take to save a checkpoint; a cancel ends within two seconds."""
+_ROOT = Path(__file__).parent.parent
+_ID = re.compile(r"(dpo|orpo)-\d{8}-\d{4}-[0-9a-f]{4}")
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# The child reads local files only: no token has any business in its environment.
+_SECRETS = (
+    "ADMIN_TOKEN",
+    "ARGILLA_API_KEY",
+    "GENERATION_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as its folder has it. `status.step` of `spec.steps` optimizer steps are done."""
+
+    id: str
+    folder: RunFolder
+    spec: TrainingSpec
+    status: Status
+
+    @property
+    def state(self) -> RunState:
+        return self.status.state
+
+    @property
+    def is_active(self) -> bool:
+        return self.status.state in ACTIVE
+
+    @property
+    def reason(self) -> str | None:
+        return self.status.reason
+
+
+class Runs:
+    """All runs under `home`/runs. Any number of these may look at one home at the same time."""
+
+    def __init__(self, home: Path) -> None:
+        self._path = home.absolute() / "runs"
+
+    def start(
+        self,
+        method: Method,
+        *,
+        base: ResolvedBase,
+        export: Export,
+        steps: int | None = None,
+        min_examples: int = 20,
+        seed: int = 0,
+        recipe: Recipe | None = None,
+    ) -> Run:
+        """Start a run on `export` and return it, queued or further.
+
+        Raises RunError, with nothing created, when the method is unknown, `steps` is below 1, the
+        export has fewer than `min_examples` examples, or another run is active.
+        """
+        if method not in ("dpo", "orpo"):
+            raise RunError(f"Method {method!r} is unknown: use dpo or orpo.")
+        if steps is not None and steps < 1:
+            raise RunError(f"Steps can't be {steps}: use 1 or more.")
+        if export.examples < min_examples:
+            raise RunError(
+                f"Run needs at least {min_examples} preference examples and found "
+                f"{export.examples}: collect more votes or lower MIN_EXAMPLES."
+            )
+        spec = _spec(method, base, export, steps=steps, seed=seed, recipe=recipe)
+        self._path.mkdir(parents=True, exist_ok=True)
+        with hold_lock(self._path):
+            self._refuse_second()
+            folder = self._create(spec, export)
+            self._spawn(folder)
+        return _read(folder)
+
+    def list(self) -> Sequence[Run]:
+        """Every run of the home, oldest first, orphans settled."""
+        self.reconcile()
+        return self._all()
+
+    def get(self, run_id: str) -> Run:
+        """The run of that id; RunError when there is none."""
+        self._folder(run_id)
+        self.reconcile()
+        return _read(self._folder(run_id))
+
+    def metrics(self, run_id: str) -> Sequence[Metric]:
+        """What the run has logged so far, one metric a step."""
+        return self._folder(run_id).metrics()
+
+    def wait(self, run_id: str, timeout_s: float | None = None) -> Run:
+        """The run once it is no longer active, or as it stands after `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while (run := self.get(run_id)).is_active:
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            time.sleep(0.1)
+        return run
+
+    def cancel(self, run_id: str) -> Run:
+        """Stop an active run within two seconds; RunError when it is not active.
+
+        The child may save a checkpoint first, from which `resume` goes on.
+        """
+        folder = self._folder(run_id)
+        self.reconcile()
+        with folder.locked():
+            status = folder.status()
+            if status.state not in ACTIVE:
+                raise RunError(f"Run {run_id} is {status.state}: there is nothing to cancel.")
+            folder.write_status(replace(status, cancel_requested=True, updated_at=utc_now()))
+        _end_process(status)
+        with folder.locked():
+            if folder.status().state in ACTIVE:
+                folder.move(RunState.CANCELLED, reason="Cancelled by an admin.")
+        return _read(folder)
+
+    def resume(self, run_id: str) -> Run:
+        """Go on from the last checkpoint of a run that failed, was cancelled or interrupted."""
+        folder = self._folder(run_id)
+        self.reconcile()
+        with folder.locked():
+            state = folder.status().state
+            if state is RunState.DONE or state in ACTIVE:
+                raise RunError(f"Run {run_id} is {state}: there is nothing to resume.")
+            if folder.last_checkpoint() is None:
+                raise RunError(f"Run {run_id} has no checkpoint to go on from: start a new run.")
+            self._refuse_second()
+            folder.move(RunState.QUEUED)
+            self._spawn(folder)
+        return _read(folder)
+
+    def reconcile(self) -> None:
+        """Mark every run interrupted that is active on paper and whose process is gone."""
+        if not any(run.is_active for run in self._all()):
+            return
+        with hold_lock(self._path):
+            self._settle()
+
+    def _settle(self) -> None:
+        for run in self._all():
+            if run.is_active and not _is_alive(run.status):
+                run.folder.move(
+                    RunState.INTERRUPTED,
+                    reason=f"The training process ended while {run.state}: resume it, "
+                    "or see log.txt for why.",
+                )
+
+    def _refuse_second(self) -> None:
+        self._settle()
+        for run in self._all():
+            if run.is_active:
+                raise RunError(
+                    f"Run {run.id} is {run.state}, and one run goes at a time: "
+                    "wait for its end or cancel it."
+                )
+
+    def _create(self, spec: TrainingSpec, export: Export) -> RunFolder:
+        now = utc_now()
+        run_id = f"{spec.method}-{now:%Y%m%d-%H%M}-{secrets.token_hex(2)}"
+        draft = RunFolder(self._path / f".{run_id}")
+        try:
+            copy_export(export, draft.dataset)
+            draft.checkpoints.mkdir()
+            draft.write_spec(spec)
+            draft.write_status(Status(RunState.QUEUED, created_at=now, updated_at=now))
+            return RunFolder(draft.path.rename(self._path / run_id))
+        except OSError as error:
+            shutil.rmtree(draft.path, ignore_errors=True)
+            raise RunError(
+                f"Run {run_id} can't be made in {self._path} ({error.strerror}): "
+                "free some space or check the folder's permissions."
+            ) from error
+
+    def _spawn(self, folder: RunFolder) -> None:
+        with folder.log.open("ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "alignment.train", str(folder.path)],
+                cwd=_ROOT,
+                env=_child_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        # The child moves the state only under this lock, so it finds its own pid there.
+        started = psutil.Process(child.pid).create_time()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+        status = replace(
+            folder.move(RunState.PREPARING),
+            pid=child.pid,
+            process_started=started,
+            cancel_requested=False,
+        )
+        folder.write_status(status)
+        threading.Thread(target=child.wait, name=f"reap-{folder.path.name}", daemon=True).start()
+
+    def _folder(self, run_id: str) -> RunFolder:
+        folder = RunFolder(self._path / run_id)
+        if not _ID.fullmatch(run_id) or not folder.state_file.is_file():
+            raise RunError(f"There is no run {run_id!r}: `runs` lists them.")
+        return folder
+
+    def _all(self) -> Sequence[Run]:
+        if not self._path.is_dir():
+            return []
+        runs = [
+            _read(RunFolder(path))
+            for path in self._path.iterdir()
+            if _ID.fullmatch(path.name) and (path / "state.json").is_file()
+        ]
+        return sorted(runs, key=lambda run: (run.status.created_at, run.id))
+
+
+def _read(folder: RunFolder) -> Run:
+    return Run(folder.path.name, folder, folder.spec(), folder.status())
+
+
+def _spec(
+    method: Method,
+    base: ResolvedBase,
+    export: Export,
+    *,
+    steps: int | None,
+    seed: int,
+    recipe: Recipe | None,
+) -> TrainingSpec:
+    recipe = recipe or default_recipe(method, count_parameters(base.path))
+    steps = steps or default_steps(export.examples, recipe.batch_size)
+    return TrainingSpec(
+        method=method,
+        recipe=recipe,
+        steps=steps,
+        checkpoint_steps=max(1, min(25, steps // 4)),
+        seed=seed,
+        base=base.ref,
+        base_path=base.path.absolute(),
+        dataset_sha256=export.sha256,
+        examples=export.examples,
+        code_revision=_code_revision(),
+        versions=tuple((name, importlib.metadata.version(name)) for name in _PACKAGES),
+    )
+
+
+def _code_revision() -> str | None:
+    """The commit of this code, or None where it is not a git checkout."""
+    command = ["git", "-C", str(_ROOT), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _child_environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return kept | {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
+
+
+def _is_alive(status: Status) -> bool:
+    """Whether the very process that state.json names still runs; a zombie does not."""
+    if status.pid is None or status.process_started is None:
+        return False
+    try:
+        process = psutil.Process(status.pid)
+        same = abs(process.create_time() - status.process_started) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _end_process(status: Status) -> None:
+    """SIGTERM, then SIGKILL after a grace, to the child's own process group."""
+    for number, patience_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, 0.5)):
+        if not _is_alive(status) or status.pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(status.pid, number)
+        deadline = time.monotonic() + patience_s
+        while _is_alive(status) and time.monotonic() < deadline:
+            time.sleep(0.02)

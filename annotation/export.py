@@ -1,0 +1,338 @@
+"""Votes become a preference dataset: who preferred what, sorted, hashed, the same every time.
+
+Owns the rules of what is a preference and the files of an export. An eval prompt, a tie, "both
+bad" and an even split never become one. Keeps no time and no voter's name: the same votes give
+the same bytes, in whatever order and on whatever day they were cast.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from annotation.faults import Fault
+from annotation.journal import JournalReader
+from annotation.schema import (
+    Choice,
+    Message,
+    ModelRef,
+    Pair,
+    PreferenceExample,
+    Prompt,
+    Split,
+    Vote,
+    VoteSource,
+)
+
+SCHEMA_VERSION = 1
+_KIND = "votetune preferences"
+_FILES = frozenset({"train.jsonl", "dataset.json", "README.md"})
+
+
+class ExportError(Fault):
+    """An export that can't be written or read; the message is the one line that a person reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportCounts:
+    """What became of the votes.
+
+    `votes` counts live votes (no skips, nothing undone, nothing uncounted), `synthetic_votes`
+    those of scripted voters among them. Every voted pair falls into exactly one of `examples`,
+    `ties`, `both_bad`, `conflicts` (no majority) and `eval_left_out` (its prompt is kept for
+    evaluation), so these five add up to `pairs_voted`.
+    """
+
+    votes: int
+    voters: int
+    synthetic_votes: int
+    pairs_voted: int
+    examples: int
+    ties: int
+    both_bad: int
+    conflicts: int
+    eval_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedExport:
+    """A dataset before it is written: its examples, its exact bytes and their sha256."""
+
+    examples: tuple[PreferenceExample, ...]
+    counts: ExportCounts
+    train_jsonl: bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A dataset on disk. `sha256` is that of train.jsonl, `examples` the number of its lines."""
+
+    directory: Path
+    sha256: str
+    examples: int
+    counts: ExportCounts
+
+
+def prepare_export(journal: JournalReader) -> PreparedExport:
+    """Resolve every live vote of the journal into examples and count what became of them."""
+    votes = [v for v in journal.votes() if _is_live(v)]
+    pairs = {pair.id: pair for pair in journal.pairs(sorted({v.pair_id for v in votes}))}
+    by_pair: defaultdict[str, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        if vote.pair_id not in pairs:
+            raise ExportError(
+                f"Vote {vote.id} is on pair {vote.pair_id}, which the journal does not have: "
+                "restore the journal from a copy or undo the vote."
+            )
+        by_pair[vote.pair_id].append(vote)
+    examples: list[PreferenceExample] = []
+    fates: Counter[str] = Counter()
+    for pair_id in sorted(by_pair):
+        outcome = _outcome(pairs[pair_id], by_pair[pair_id])
+        if isinstance(outcome, PreferenceExample):
+            examples.append(outcome)
+        else:
+            fates[outcome] += 1
+    counts = ExportCounts(
+        votes=len(votes),
+        voters=len({v.voter for v in votes}),
+        synthetic_votes=sum(v.source is VoteSource.SYNTHETIC for v in votes),
+        pairs_voted=len(by_pair),
+        examples=len(examples),
+        ties=fates["tie"],
+        both_bad=fates["both_bad"],
+        conflicts=fates["conflict"],
+        eval_left_out=fates["eval"],
+    )
+    train_jsonl = "".join(_to_line(example) for example in examples).encode()
+    digest = hashlib.sha256(train_jsonl).hexdigest()
+    return PreparedExport(tuple(examples), counts, train_jsonl, digest)
+
+
+def export_preferences(journal: JournalReader, directory: Path) -> Export:
+    """Write the journal's preferences to `directory`, or leave everything as it was.
+
+    An earlier export there is replaced; a folder that holds anything else is refused.
+    """
+    return write_export(prepare_export(journal), directory)
+
+
+def export_to_home(journal: JournalReader, home: Path) -> Export:
+    """Write the journal's preferences to `home`/exports/<first 12 hex of the sha256>."""
+    prepared = prepare_export(journal)
+    return write_export(prepared, home / "exports" / prepared.sha256[:12])
+
+
+def write_export(prepared: PreparedExport, directory: Path) -> Export:
+    """Write train.jsonl, dataset.json and README.md beside `directory`, then rename into place."""
+    directory = directory.absolute()
+    _refuse_foreign(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as scratch:
+            fresh = Path(scratch) / "new"
+            fresh.mkdir()
+            (fresh / "train.jsonl").write_bytes(prepared.train_jsonl)
+            (fresh / "dataset.json").write_text(_manifest(prepared), encoding="utf-8")
+            (fresh / "README.md").write_text(_card(prepared), encoding="utf-8")
+            if directory.exists():
+                directory.rename(Path(scratch) / "old")
+            fresh.rename(directory)
+    except OSError as error:
+        raise ExportError(
+            f"The export can't be written to {directory} ({error.strerror}): choose another folder."
+        ) from error
+    return Export(directory, prepared.sha256, len(prepared.examples), prepared.counts)
+
+
+def load_export(directory: Path) -> Export:
+    """The export in `directory` by its dataset.json; raises ExportError when there is none."""
+    manifest = _read_manifest(directory)
+    if manifest is None:
+        raise ExportError(f"{directory} holds no export of Votetune: make one with `export`.")
+    counts = ExportCounts(**manifest["counts"])
+    return Export(directory, str(manifest["sha256"]), counts.examples, counts)
+
+
+def load_examples(directory: Path) -> list[PreferenceExample]:
+    """The examples in `directory`, after checking train.jsonl against the sha256 beside it."""
+    export = load_export(directory)
+    try:
+        data = (directory / "train.jsonl").read_bytes()
+    except OSError as error:
+        raise ExportError(
+            f"{directory} has no readable train.jsonl ({error.strerror}): export again."
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != export.sha256:
+        raise ExportError(
+            f"{directory / 'train.jsonl'} has sha256 {found[:12]} and dataset.json says "
+            f"{export.sha256[:12]}: it was changed after the export, so export again."
+        )
+    # Not splitlines(): a text may hold U+2028, which is a line end only to Python.
+    return [_from_line(line) for line in data.decode().split("\n") if line]
+
+
+def copy_export(export: Export, directory: Path) -> None:
+    """Copy the three files of `export` to the new folder `directory`."""
+    directory.mkdir(parents=True)
+    for name in sorted(_FILES):
+        shutil.copyfile(export.directory / name, directory / name)
+
+
+def _is_live(vote: Vote) -> bool:
+    return vote.counted and vote.superseded_at is None and vote.choice is not Choice.SKIP
+
+
+def _outcome(pair: Pair, votes: Sequence[Vote]) -> PreferenceExample | str:
+    """What the counted votes on one pair amount to: an example, or why there is none.
+
+    The majority is strict and over all counted votes: one for a side and one tie decide nothing.
+    """
+    if pair.prompt.split is Split.EVAL:
+        return "eval"
+    tally = Counter(vote.record_choice for vote in votes)
+    winner, support = max(tally.items(), key=lambda item: (item[1], item[0]))
+    if 2 * support <= len(votes):
+        return "conflict"
+    preference = pair.resolve(winner, flipped=False)
+    if preference is None:
+        return winner.value
+    return PreferenceExample(
+        prompt=pair.prompt,
+        chosen=preference.chosen.text,
+        rejected=preference.rejected.text,
+        pair_id=pair.id,
+        votes=len(votes),
+        agreement=support / (tally[Choice.A] + tally[Choice.B]),
+        chosen_model=preference.chosen.model,
+        rejected_model=preference.rejected.model,
+    )
+
+
+def _to_line(example: PreferenceExample) -> str:
+    row = {
+        "prompt": [{"role": m.role, "content": m.content} for m in example.prompt.messages],
+        "chosen": [{"role": "assistant", "content": example.chosen}],
+        "rejected": [{"role": "assistant", "content": example.rejected}],
+        "pair_id": example.pair_id,
+        "votes": example.votes,
+        "agreement": example.agreement,
+        "chosen_model": asdict(example.chosen_model),
+        "rejected_model": asdict(example.rejected_model),
+    }
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _from_line(line: str) -> PreferenceExample:
+    row = json.loads(line)
+    return PreferenceExample(
+        prompt=Prompt(tuple(Message(m["role"], m["content"]) for m in row["prompt"])),
+        chosen=row["chosen"][0]["content"],
+        rejected=row["rejected"][0]["content"],
+        pair_id=row["pair_id"],
+        votes=row["votes"],
+        agreement=row["agreement"],
+        chosen_model=ModelRef(**row["chosen_model"]),
+        rejected_model=ModelRef(**row["rejected_model"]),
+    )
+
+
+def _refuse_foreign(directory: Path) -> None:
+    if not directory.exists() and not directory.is_symlink():
+        return
+    if directory.is_symlink() or not directory.is_dir():
+        raise ExportError(f"{directory} is not a plain folder: choose a new or empty one.")
+    names = {entry.name for entry in directory.iterdir()}
+    if names and _read_manifest(directory) is None:
+        raise ExportError(
+            f"{directory} is not empty and holds no export of Votetune: choose a new or empty one."
+        )
+    if foreign := sorted(names - _FILES):
+        raise ExportError(
+            f"{directory} holds {foreign[0]} beside an export: choose a new or empty folder."
+        )
+
+
+def _read_manifest(directory: Path) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((directory / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(manifest, dict) and manifest.get("kind") == _KIND
+    return manifest if ours and manifest.get("schema_version") == SCHEMA_VERSION else None
+
+
+def _manifest(prepared: PreparedExport) -> str:
+    manifest = {
+        "kind": _KIND,
+        "schema_version": SCHEMA_VERSION,
+        "sha256": prepared.sha256,
+        "synthetic": prepared.counts.synthetic_votes > 0,
+        "counts": asdict(prepared.counts),
+    }
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def _card(prepared: PreparedExport) -> str:
+    counts = prepared.counts
+    title = "Preferences collected with Votetune"
+    warning = ""
+    if counts.synthetic_votes:
+        title = "Synthetic preferences made with Votetune"
+        warning = (
+            f"**{counts.synthetic_votes} of {counts.votes} votes are synthetic**: scripted voters "
+            "cast them, not people. They show that the loop works and say nothing about what "
+            "people prefer.\n\n"
+        )
+    tags = "\n".join(f"- {t}" for t in ("preference", "dpo", *(("synthetic",) if warning else ())))
+    return _CARD.format(title=title, warning=warning, tags=tags, sha=prepared.sha256, c=counts)
+
+
+_CARD = """\
+---
+license: apache-2.0
+tags:
+{tags}
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train.jsonl
+---
+# {title}
+
+{warning}{c.examples} preferences out of {c.votes} votes by {c.voters} voters on {c.pairs_voted} \
+pairs of generations.
+sha256 of `train.jsonl`: `{sha}`.
+
+## How the votes were collected
+A voter saw a prompt and two answers without knowing which model wrote which; the sides were drawn
+per voter, and models were revealed only after the vote was saved. A pair becomes a preference when
+more than half of its counted votes prefer the same answer. Left out: {c.ties} pairs that ended in \
+a tie, {c.both_bad} where both answers were bad, {c.conflicts} without a majority, and \
+{c.eval_left_out} whose prompt is kept for evaluation (a fifth of all prompts, by hash). Votes \
+that were undone, skipped or not counted are not in it.
+
+## Schema
+| column | meaning |
+|---|---|
+| `prompt` | messages, `role` and `content`, ending with the user's turn |
+| `chosen`, `rejected` | one assistant message each |
+| `pair_id` | the pair in the journal and in Argilla |
+| `votes` | counted votes on the pair |
+| `agreement` | share of the decided votes that agree with the majority |
+| `chosen_model`, `rejected_model` | base and adapter with their revisions |
+
+The format is TRL's conversational preference format with an explicit prompt.
+
+## Licence
+Apache-2.0 for the votes and their arrangement. The answers come from the models named in each row,
+whose own terms apply to them.
+"""
