@@ -1,0 +1,187 @@
+"""Sampling in a child process: a Generator whose weights live elsewhere.
+
+Owns the child `python -m alignment.worker`: starts it at first use, starts it again when it has
+died, ends it. JSON lines over pipes; imports no torch, so a page that only waits pays nothing.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from alignment.base import ResolvedBase
+from annotation.faults import Fault
+from annotation.schema import Completion, ModelRef, Prompt, Sampling
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LOG_BYTES = 2_000_000
+MAX_THREADS = 8
+STOP_TIMEOUT_S = 5.0
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ARGILLA_API_KEY", "ADMIN_TOKEN")
+_log = logging.getLogger(__name__)
+
+
+class GenerationError(Fault):
+    """Answers that could not be drawn; the message is the one line that a person reads."""
+
+
+class SamplerProcess:
+    """A Generator that asks a child process, one request at a time.
+
+    `start` spawns the child and returns at once, so that it loads while others work; `sample`
+    does so itself where nobody did. A child that dies fails the request it had and is started
+    anew by the next. It ends with `stop`, and when this process dies in whatever way.
+    """
+
+    def __init__(
+        self,
+        base: ResolvedBase,
+        *,
+        adapter_path: Callable[[ModelRef], Path | None],
+        log: Path,
+        device: str | None = None,
+    ) -> None:
+        self._base = base
+        self._adapter_path = adapter_path
+        self._log_path = log
+        self._device = device
+        self._requests = threading.Lock()
+        self._spawning = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+        self._stopped = False
+
+    @property
+    def pid(self) -> int | None:
+        """Of the living child, or None."""
+        child = self._child
+        return child.pid if child is not None and child.poll() is None else None
+
+    def start(self) -> None:
+        """Spawn the child unless one lives; raises GenerationError after `stop`."""
+        self._living_child()
+
+    def sample(
+        self, prompts: Sequence[Prompt], *, model: ModelRef, sampling: Sampling, per_prompt: int
+    ) -> list[list[Completion]]:
+        """As LocalGenerator.sample, in the child. Raises GenerationError, also if it dies."""
+        folder = self._adapter_path(model) if model.adapter is not None else None
+        request = {
+            "prompts": [[[m.role, m.content] for m in p.messages] for p in prompts],
+            "model": dataclasses.asdict(model),
+            "adapter_path": None if folder is None else str(folder.resolve()),
+            "sampling": dataclasses.asdict(sampling),
+            "per_prompt": per_prompt,
+        }
+        with self._requests:
+            reply = self._ask(request)
+        if "error" in reply:
+            raise GenerationError(str(reply["error"]))
+        return [
+            [Completion(text, model, sampling, finish) for text, finish in answers]
+            for answers in reply["completions"]
+        ]
+
+    def stop(self) -> None:
+        """End the child; a request in flight fails. Harmless when called again."""
+        self._stopped = True
+        with self._spawning:
+            child = self._child
+            if child is None:
+                return
+            child.terminate()
+            try:
+                child.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        # Its reader sees the end of the pipe first: closing under it would block.
+        with self._requests, self._spawning:
+            self._close()
+
+    def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:
+        child = self._living_child()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(request) + "\n")
+            child.stdin.flush()
+            line = child.stdout.readline()
+            reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
+        except (OSError, ValueError):
+            reply = {}
+        if not reply:
+            code = child.wait()
+            if self._stopped:
+                raise GenerationError("Sampling is stopped: start the app again.")
+            raise GenerationError(
+                f"The sampling process ended (exit status {code}) and will be started again: "
+                f"{self._log_path} says why."
+            )
+        return reply
+
+    def _living_child(self) -> subprocess.Popen[str]:
+        with self._spawning:
+            if self._stopped:
+                raise GenerationError("Sampling is stopped: start the app again.")
+            if self._child is None or self._child.poll() is not None:
+                if self._child is not None:
+                    _log.warning("sampling process %d is gone; starting another", self._child.pid)
+                self._close()
+                self._child = self._spawn()
+            return self._child
+
+    def _spawn(self) -> subprocess.Popen[str]:
+        self._log_path.parent.mkdir(parents=True, exist_ok=True)
+        # A log nobody reads must not fill the disk that the votes need.
+        full = self._log_path.exists() and self._log_path.stat().st_size > MAX_LOG_BYTES
+        with self._log_path.open("wb" if full else "ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "alignment.worker"],
+                cwd=ROOT,
+                env=_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+            )
+        assert child.stdin is not None
+        hello = {
+            "base": dataclasses.asdict(self._base.ref),
+            "path": str(self._base.path.resolve()),
+            "is_starter": self._base.is_starter,
+            "device": self._device,
+            "threads": worker_threads(),
+        }
+        child.stdin.write(json.dumps(hello) + "\n")
+        child.stdin.flush()
+        return child
+
+    def _close(self) -> None:
+        if self._child is not None:
+            for pipe in (self._child.stdin, self._child.stdout):
+                if pipe is not None:
+                    try:
+                        pipe.close()
+                    except BrokenPipeError:
+                        _log.debug("the sampling process left a request unread")
+            self._child = None
+
+
+def worker_threads() -> int:
+    """Threads to compute with: OMP_NUM_THREADS, else half the cores, so that pages stay quick."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(MAX_THREADS, (cores or 1) // 2))
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return kept | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

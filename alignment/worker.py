@@ -1,0 +1,114 @@
+"""The sampling child: `python -m alignment.worker`, spoken to by `alignment.sampler_process`.
+
+The first line on standard input says which base; each later one is a request, answered by one
+line on standard output. Logs go to standard error. It keeps no state beyond the loaded weights,
+computes politely (nice 10) and dies with its parent.
+"""
+
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from alignment.base import ResolvedBase
+from alignment.generation import LocalGenerator
+from annotation.faults import Fault
+from annotation.prompts import one_line
+from annotation.schema import Message, ModelRef, Prompt, Sampling
+
+NICENESS = 10
+_log = logging.getLogger("alignment.worker")
+
+
+def main() -> int:
+    """Serve requests until standard input ends."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Ctrl-C reaches the whole terminal; only the app decides when this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(NICENESS)
+    answers = _private_stdout()
+    lines = _read_ahead(sys.stdin)
+    hello = json.loads(lines.get())
+    adapters: dict[ModelRef, Path] = {}
+    generator = _build(hello, adapters.get)
+    while True:
+        request = json.loads(lines.get())
+        answers.write(json.dumps(_answer(generator, adapters, request)) + "\n")
+        answers.flush()
+
+
+def _private_stdout() -> TextIO:
+    # A library that prints would break the protocol: what it prints goes to the log instead.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _read_ahead(stream: TextIO) -> "queue.SimpleQueue[str]":
+    """Lines of `stream`. Its end means that the parent is gone: then so is this process."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+        # Not sys.exit: the main thread may be minutes deep in a batch that nobody wants.
+        os._exit(0)
+
+    threading.Thread(target=read, name="stdin", daemon=True).start()
+    return lines
+
+
+def _build(
+    hello: dict[str, Any], adapter_path: Callable[[ModelRef], Path | None]
+) -> LocalGenerator:
+    import torch
+
+    torch.set_num_threads(int(hello["threads"]))
+    base = ResolvedBase(
+        ref=ModelRef(**hello["base"]),
+        path=Path(hello["path"]),
+        is_starter=bool(hello["is_starter"]),
+        notice=None,
+    )
+    generator = LocalGenerator(base, adapter_path=adapter_path, device=hello["device"])
+    try:
+        generator.load()
+    except Fault as error:
+        # Each request meets the same fault and is told.
+        _log.error("%s", error)
+    else:
+        _log.info("process %d speaks %s from %s", os.getpid(), base.ref.label, base.path)
+    return generator
+
+
+def _answer(
+    generator: LocalGenerator, adapters: dict[ModelRef, Path], request: dict[str, Any]
+) -> dict[str, object]:
+    model = ModelRef(**request["model"])
+    if request["adapter_path"] is not None:
+        adapters[model] = Path(request["adapter_path"])
+    prompts = [Prompt(tuple(Message(*turn) for turn in turns)) for turns in request["prompts"]]
+    try:
+        drawn = generator.sample(
+            prompts,
+            model=model,
+            sampling=Sampling(**request["sampling"]),
+            per_prompt=int(request["per_prompt"]),
+        )
+    except Fault as error:
+        return {"error": str(error)}
+    # A process's boundary: a fault of one batch is reported, and the next may work.
+    except Exception as error:  # noqa: BLE001
+        _log.exception("a batch of %d prompts failed", len(prompts))
+        return {"error": f"Sampling failed ({type(error).__name__}: {one_line(error)})."}
+    return {"completions": [[[c.text, c.finish] for c in answers] for answers in drawn]}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
