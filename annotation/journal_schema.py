@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from annotation.faults import Fault
 from annotation.schema import (
     Choice,
     Completion,
@@ -93,7 +94,7 @@ CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT R
 """
 
 
-class JournalError(Exception):
+class JournalError(Fault):
     """The journal cannot do what was asked; the message is one clear line."""
 
 
@@ -275,7 +276,7 @@ def is_in_argilla(row: sqlite3.Row) -> bool:
     return delivered and row["choice"] != Choice.SKIP.value
 
 
-def _dumps(value: Any) -> str:  # noqa: ANN401 - JSON is any
+def _dumps(value: Any) -> str:
     # Not ASCII-escaped: a lone surrogate then fails here, and not in a reader years later.
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 

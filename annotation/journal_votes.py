@@ -33,7 +33,7 @@ def add_vote(db: sqlite3.Connection, vote: Vote, *, issued_only: bool) -> VoteOu
     key = (vote.pair_id, vote.voter)
     issued = db.execute("SELECT 1 FROM assignments WHERE pair_id = ? AND voter = ?", key).fetchone()
     if issued_only and issued is None:
-        raise NotYours(f"Pair {vote.pair_id} was not given to you: ask for the next pair.")
+        raise NotYours(f"Pair {vote.pair_id!r} was not given to you: ask for the next pair.")
     live = _live_row(db, *key)
     if live is not None:
         return _replay(db, live, vote)
@@ -113,7 +113,7 @@ def mirror_removed(db: sqlite3.Connection, gone: Sequence[tuple[str, str]], now:
 def _pair_row(db: sqlite3.Connection, pair_id: str) -> sqlite3.Row:
     row: sqlite3.Row | None = db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone()
     if row is None:
-        raise UnknownPair(f"No pair has the id {pair_id}: ask for the next pair.")
+        raise UnknownPair(f"No pair has the id {pair_id!r}: ask for the next pair.")
     return row
 
 
@@ -128,9 +128,9 @@ def _live_row(db: sqlite3.Connection, pair_id: str, voter: str) -> sqlite3.Row |
 def _own_row(db: sqlite3.Connection, vote_id: str, voter: str) -> sqlite3.Row:
     row: sqlite3.Row | None = db.execute("SELECT * FROM votes WHERE id = ?", (vote_id,)).fetchone()
     if row is None:
-        raise UnknownVote(f"No vote has the id {vote_id}.")
+        raise UnknownVote(f"No vote has the id {vote_id!r}: look at your votes for its id.")
     if row["voter"] != voter:
-        raise NotYours(f"Vote {vote_id} is another voter's.")
+        raise NotYours(f"Vote {vote_id!r} is another voter's.")
     if row["source"] == VoteSource.ARGILLA.value:
         # The next read-back would bring Argilla's state again.
         raise VoteConflict("This vote was cast in Argilla: change or delete it there.")

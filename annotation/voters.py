@@ -1,0 +1,120 @@
+"""Who a voter is, and how fast one may vote.
+
+A voter is the bearer of a signed cookie that this server made; nothing in a body says who
+votes. Knows no pair and no vote.
+"""
+
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from itsdangerous import BadSignature, Signer
+from starlette.requests import Request
+from starlette.responses import Response
+
+COOKIE_NAME = "votetune_voter"
+# Browsers cap a cookie's life at 400 days.
+_COOKIE_AGE_S = 400 * 24 * 3600
+_VOTER = re.compile(r"[a-z0-9-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request; `is_new` where the answer has to set the cookie."""
+
+    voter: str
+    is_new: bool
+
+
+class VoterCookies:
+    """Reads and sets the cookie `votetune_voter`: the voter's id and its signature."""
+
+    def __init__(self, secret: bytes) -> None:
+        if not secret:
+            raise ValueError("The cookie secret is empty: every cookie could be forged.")
+        self._signer = Signer(secret, salt=COOKIE_NAME, digest_method=sha256)
+
+    def caller(self, request: Request) -> Caller:
+        """The cookie's voter, or a new one where there is no cookie or not one of ours."""
+        cookie = request.cookies.get(COOKIE_NAME)
+        voter = None if cookie is None else self.read(cookie)
+        return Caller(voter or f"anon-{secrets.token_hex(8)}", is_new=voter is None)
+
+    def read(self, cookie: str) -> str | None:
+        """The voter of a cookie's value, or None where this server did not sign it."""
+        try:
+            voter = self._signer.unsign(cookie).decode()
+        except (BadSignature, UnicodeError):
+            return None
+        return voter if _VOTER.fullmatch(voter) else None
+
+    def value(self, voter: str) -> str:
+        """The signed cookie of `voter`."""
+        return self._signer.sign(voter).decode()
+
+    def attach(self, response: Response, voter: str, *, secure: bool) -> None:
+        """Set the cookie: HttpOnly, SameSite=Lax, for 400 days; Secure where asked."""
+        response.set_cookie(
+            COOKIE_NAME,
+            self.value(voter),
+            max_age=_COOKIE_AGE_S,
+            path="/",
+            secure=secure,
+            httponly=True,
+            samesite="lax",
+        )
+
+
+def came_over_https(request: Request) -> bool:
+    """Whether the voter's browser spoke https, to us or to the proxy before us."""
+    # Forging this header only makes the forger's own cookie stricter.
+    forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
+    return request.url.scheme == "https" or forwarded == "https"
+
+
+class TokenBuckets:
+    """A token bucket for each voter: `rate_per_s` in the long run, `burst` at once.
+
+    A bucket that is full again is forgotten, and never more than `most` are kept, so memory
+    stays bounded whoever calls. For one event loop: not thread-safe.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_per_s: float = 5.0,
+        burst: int = 20,
+        most: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._most = most
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, voter: str) -> float:
+        """Take one token and give 0, or give the seconds until there is one."""
+        now = self._clock()
+        self._forget(now)
+        tokens, since = self._buckets.get(voter, (float(self._burst), now))
+        tokens = min(float(self._burst), tokens + (now - since) * self._rate_per_s)
+        wait_s = 0.0 if tokens >= 1 else (1 - tokens) / self._rate_per_s
+        self._buckets[voter] = (tokens if wait_s else tokens - 1, now)
+        self._buckets.move_to_end(voter)
+        return wait_s
+
+    def _forget(self, now: float) -> None:
+        full_after_s = self._burst / self._rate_per_s
+        while self._buckets:
+            _, since = next(iter(self._buckets.values()))
+            if since + full_after_s > now and len(self._buckets) < self._most:
+                return
+            self._buckets.popitem(last=False)

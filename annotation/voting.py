@@ -1,0 +1,193 @@
+"""The vote path: issue a blind pair, take the vote, reveal, amend, undo.
+
+Owns which side is which (a keyed hash of pair and voter, drawn here and never in the page) and
+what counts. Models are revealed only after the commit, and never for a skip. Knows no HTTP.
+"""
+
+import asyncio
+import hmac
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from annotation.journal import Journal, VoteOutcome
+from annotation.schema import (
+    Choice,
+    ModelRef,
+    Pair,
+    Prompt,
+    Reason,
+    Vote,
+    VoteSource,
+    utc_now,
+)
+
+LEASE = timedelta(minutes=30)
+MAX_OPEN_PAIRS = 4
+SKIPPED = "skipped"
+UNDONE = "undone"
+_OTHER_SIDE = {Choice.A: Choice.B, Choice.B: Choice.A}
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedPair:
+    """A pair as one voter sees it: no model, no seed, nothing to tell the sides by."""
+
+    id: str
+    prompt: Prompt
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A stored vote, in the sides of its voter's page.
+
+    `models` are those of sides a and b, None for a skip. `why` says why it does not count.
+    `replayed`: the same vote was stored before.
+    """
+
+    id: str
+    pair_id: str
+    choice: Choice
+    counted: bool
+    why: str | None
+    created_at: datetime
+    undone_at: datetime | None
+    models: tuple[ModelRef, ModelRef] | None
+    reasons: tuple[Reason, ...]
+    comment: str
+    in_argilla: bool
+    replayed: bool
+
+
+class Voting:
+    """Votes over one journal. Every method returns after the commit.
+
+    Raises what the journal raises: UnknownPair, UnknownVote, NotYours, VoteConflict, JournalFull.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        votes_per_pair: int,
+        side_secret: bytes,
+        source: VoteSource = VoteSource.PAGE,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        if not side_secret:
+            raise ValueError("The side secret is empty: the sides could be guessed.")
+        self._journal = journal
+        self._votes_per_pair = votes_per_pair
+        self._side_secret = side_secret
+        self._source = source
+        self._clock = clock
+
+    async def next_pair(self, voter: str) -> IssuedPair | None:
+        """A pair for `voter`, leased for 30 minutes; None while there is none to give.
+
+        With 4 open, or when nothing else is left, an open one is given again.
+        """
+        future = self._journal.issue(
+            voter,
+            votes_per_pair=self._votes_per_pair,
+            lease=LEASE,
+            max_open=MAX_OPEN_PAIRS,
+            now=self._clock(),
+        )
+        pair = await asyncio.wrap_future(future)
+        if pair is None:
+            return None
+        a, b = pair.shown(self.flipped(pair.id, voter))
+        return IssuedPair(pair.id, pair.prompt, a.text, b.text)
+
+    async def vote(
+        self,
+        voter: str,
+        pair_id: str,
+        choice: Choice,
+        *,
+        reasons: tuple[Reason, ...] = (),
+        comment: str = "",
+    ) -> Receipt:
+        """Store a vote on a pair that was issued to `voter`, also after its lease ran out.
+
+        The same choice again is a replay of the first, another one a VoteConflict.
+        """
+        skipped = choice is Choice.SKIP
+        vote = Vote(
+            id=uuid.uuid4().hex,
+            pair_id=pair_id,
+            voter=voter,
+            choice=choice,
+            flipped=self.flipped(pair_id, voter),
+            created_at=self._clock(),
+            reasons=reasons,
+            comment=comment,
+            source=self._source,
+            counted=not skipped,
+            why=SKIPPED if skipped else None,
+        )
+        return self._receipt(
+            await asyncio.wrap_future(self._journal.add_vote(vote, issued_only=True))
+        )
+
+    async def amend(
+        self,
+        voter: str,
+        vote_id: str,
+        *,
+        reasons: tuple[Reason, ...] | None = None,
+        comment: str | None = None,
+    ) -> Receipt:
+        """Replace reasons or comment of a live vote; None leaves them."""
+        future = self._journal.amend_vote(vote_id, voter=voter, reasons=reasons, comment=comment)
+        return self._receipt(await asyncio.wrap_future(future))
+
+    async def undo(self, voter: str, vote_id: str) -> Receipt:
+        """Supersede a vote. The pair of an undone skip may be voted on, that of others not."""
+        future = self._journal.undo_vote(vote_id, voter=voter)
+        return self._receipt(await asyncio.wrap_future(future))
+
+    async def receipts(self, voter: str) -> list[Receipt]:
+        """All votes of `voter`, undone ones too, oldest first."""
+        outcomes = await asyncio.to_thread(self._journal.receipts, voter)
+        return [self._receipt(outcome) for outcome in outcomes]
+
+    def flipped(self, pair_id: str, voter: str) -> bool:
+        """Whether this voter's side a is the pair's second completion; fair, and fixed by key."""
+        message = f"{pair_id}\0{voter}".encode()
+        return hmac.digest(self._side_secret, message, "sha256")[0] & 1 == 1
+
+    def _receipt(self, outcome: VoteOutcome) -> Receipt:
+        vote = outcome.vote
+        flipped = self._page_side(vote)
+        undone = vote.superseded_at is not None
+        choice = vote.record_choice
+        return Receipt(
+            id=vote.id,
+            pair_id=vote.pair_id,
+            choice=_OTHER_SIDE.get(choice, choice) if flipped else choice,
+            counted=vote.counted and not undone,
+            why=UNDONE if undone else vote.why,
+            created_at=vote.created_at,
+            undone_at=vote.superseded_at,
+            models=None if vote.choice is Choice.SKIP else _models(outcome.pair, flipped),
+            reasons=vote.reasons,
+            comment=vote.comment,
+            in_argilla=outcome.in_argilla,
+            replayed=outcome.replayed,
+        )
+
+    def _page_side(self, vote: Vote) -> bool:
+        # Argilla shows the record's own order, and a receipt speaks of the page's sides.
+        if vote.source is VoteSource.ARGILLA:
+            return self.flipped(vote.pair_id, vote.voter)
+        return vote.flipped
+
+
+def _models(pair: Pair, flipped: bool) -> tuple[ModelRef, ModelRef]:
+    a, b = pair.shown(flipped)
+    return a.model, b.model
