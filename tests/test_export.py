@@ -1,0 +1,314 @@
+"""Votes in a real journal become files: what counts as a preference, and the same bytes always."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from annotation.export import (
+    ExportError,
+    export_preferences,
+    export_to_home,
+    load_examples,
+    load_export,
+    prepare_export,
+)
+from annotation.journal import Journal
+from annotation.schema import (
+    Choice,
+    Completion,
+    Message,
+    ModelRef,
+    Pair,
+    Prompt,
+    Sampling,
+    Split,
+    Vote,
+    VoteSource,
+)
+
+BASE = ModelRef("base/model", "c" * 40)
+TUNED = ModelRef("base/model", "c" * 40, "dpo-run", "d" * 40)
+MONDAY = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+
+
+def prompts_of(split: Split, count: int) -> list[Prompt]:
+    every = (Prompt.from_text(f"What is thing number {n}?") for n in range(10_000))
+    matching = (prompt for prompt in every if prompt.split is split)
+    return [next(matching) for _ in range(count)]
+
+
+def pair_of(prompt: Prompt, pair_id: str) -> Pair:
+    first = Completion(f"First answer to {pair_id}.", BASE, Sampling(seed=1))
+    second = Completion(f"Second answer to {pair_id}.", TUNED, Sampling(seed=2))
+    return Pair(pair_id, prompt, (first, second), MONDAY)
+
+
+def vote_of(pair_id: str, choice: Choice, voter: str = "v0", **more: object) -> Vote:
+    vote = Vote(f"{pair_id}-{voter}", pair_id, voter, choice, flipped=False, created_at=MONDAY)
+    return replace(vote, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path / "journal.sqlite3")
+    yield opened
+    opened.close()
+
+
+def fill(journal: Journal, pairs: Sequence[Pair], votes: Sequence[Vote]) -> None:
+    journal.add_pairs(pairs).result(10)
+    for vote in votes:
+        journal.add_vote(vote).result(10)
+
+
+def one_pair(journal: Journal, *choices: Choice) -> None:
+    votes = [vote_of("p", choice, f"v{n}") for n, choice in enumerate(choices)]
+    fill(journal, [pair_of(prompts_of(Split.TRAIN, 1)[0], "p")], votes)
+
+
+def test_a_vote_for_the_first_side_prefers_the_first_completion(journal: Journal) -> None:
+    one_pair(journal, Choice.A)
+    (example,) = prepare_export(journal).examples
+    assert (example.chosen, example.rejected) == ("First answer to p.", "Second answer to p.")
+    assert (example.chosen_model, example.rejected_model) == (BASE, TUNED)
+    assert (example.votes, example.agreement) == (1, 1.0)
+
+
+def test_swapping_sides_keeps_chosen(journal: Journal) -> None:
+    (prompt,) = prompts_of(Split.TRAIN, 1)
+    # Side a of a flipped voter is the pair's second completion.
+    fill(journal, [pair_of(prompt, "p")], [vote_of("p", Choice.A, flipped=True)])
+    (example,) = prepare_export(journal).examples
+    assert example.chosen == "Second answer to p."
+
+
+@pytest.mark.parametrize(
+    ("choices", "votes", "agreement"),
+    [
+        ((Choice.A, Choice.A, Choice.B), 3, 2 / 3),
+        ((Choice.A, Choice.A, Choice.TIE), 3, 1.0),
+        ((Choice.A, Choice.A, Choice.A, Choice.B), 4, 3 / 4),
+    ],
+)
+def test_the_majority_is_preferred_with_its_agreement(
+    journal: Journal, choices: tuple[Choice, ...], votes: int, agreement: float
+) -> None:
+    one_pair(journal, *choices)
+    (example,) = prepare_export(journal).examples
+    assert example.chosen == "First answer to p."
+    assert (example.votes, example.agreement) == (votes, agreement)
+
+
+@pytest.mark.parametrize(
+    ("choices", "fate"),
+    [
+        ((Choice.TIE,), "ties"),
+        ((Choice.TIE, Choice.TIE, Choice.A), "ties"),
+        ((Choice.BOTH_BAD,), "both_bad"),
+        ((Choice.A, Choice.B), "conflicts"),
+        ((Choice.A, Choice.TIE), "conflicts"),
+        ((Choice.A, Choice.B, Choice.TIE), "conflicts"),
+        ((Choice.A, Choice.A, Choice.B, Choice.TIE), "conflicts"),
+    ],
+)
+def test_ties_both_bad_and_even_splits_are_counted_and_never_preferred(
+    journal: Journal, choices: tuple[Choice, ...], fate: str
+) -> None:
+    one_pair(journal, *choices)
+    prepared = prepare_export(journal)
+    assert prepared.examples == ()
+    assert prepared.train_jsonl == b""
+    fates = {name: getattr(prepared.counts, name) for name in ("ties", "both_bad", "conflicts")}
+    assert fates == {"ties": 0, "both_bad": 0, "conflicts": 0} | {fate: 1}
+
+
+def test_skipped_uncounted_and_undone_votes_are_out(journal: Journal) -> None:
+    pairs = [pair_of(p, f"p{n}") for n, p in enumerate(prompts_of(Split.TRAIN, 4))]
+    votes = [
+        vote_of("p0", Choice.SKIP),
+        vote_of("p1", Choice.A, counted=False, why="too fast to have read it"),
+        vote_of("p2", Choice.A),
+        vote_of("p3", Choice.B),
+    ]
+    fill(journal, pairs, votes)
+    journal.undo_vote("p2-v0", voter="v0").result(10)
+    prepared = prepare_export(journal)
+    assert [example.pair_id for example in prepared.examples] == ["p3"]
+    assert (prepared.counts.votes, prepared.counts.pairs_voted) == (1, 1)
+
+
+def test_eval_prompt_never_exported(journal: Journal, tmp_path: Path) -> None:
+    (held_out,) = prompts_of(Split.EVAL, 1)
+    (open_prompt,) = prompts_of(Split.TRAIN, 1)
+    pairs = [pair_of(held_out, "held"), pair_of(open_prompt, "open")]
+    fill(journal, pairs, [vote_of("held", Choice.A), vote_of("open", Choice.A)])
+    export = export_preferences(journal, tmp_path / "out")
+    assert [e.pair_id for e in load_examples(export.directory)] == ["open"]
+    assert export.counts.eval_left_out == 1
+    written = b"".join(file.read_bytes() for file in export.directory.iterdir())
+    assert held_out.messages[0].content.encode() not in written
+
+
+def test_every_voted_pair_has_one_fate(journal: Journal) -> None:
+    pairs = [pair_of(p, f"t{n}") for n, p in enumerate(prompts_of(Split.TRAIN, 4))]
+    pairs += [pair_of(p, f"e{n}") for n, p in enumerate(prompts_of(Split.EVAL, 2))]
+    votes = [
+        vote_of("t0", Choice.A),
+        vote_of("t1", Choice.TIE),
+        vote_of("t2", Choice.BOTH_BAD, source=VoteSource.SYNTHETIC),
+        vote_of("t3", Choice.A, "v1"),
+        vote_of("t3", Choice.B, "v2"),
+        vote_of("e0", Choice.A),
+        vote_of("e1", Choice.TIE),
+    ]
+    fill(journal, pairs, votes)
+    counts = prepare_export(journal).counts
+    assert (counts.votes, counts.voters, counts.synthetic_votes) == (7, 3, 1)
+    assert (counts.examples, counts.ties, counts.both_bad) == (1, 1, 1)
+    assert (counts.conflicts, counts.eval_left_out, counts.pairs_voted) == (1, 2, 6)
+
+
+def test_the_same_votes_give_the_same_bytes_in_any_order_on_any_day(tmp_path: Path) -> None:
+    pairs = [pair_of(p, f"p{n:02d}") for n, p in enumerate(prompts_of(Split.TRAIN, 12))]
+    votes = [
+        vote_of(pair.id, choice, f"v{n}")
+        for pair in pairs
+        for n, choice in enumerate((Choice.A, Choice.B, Choice.B))
+    ]
+    files: list[dict[str, bytes]] = []
+    for seed in range(3):
+        shuffled = random.Random(seed)
+        later = [replace(v, created_at=MONDAY + timedelta(days=seed)) for v in votes]
+        journal = Journal(tmp_path / f"journal-{seed}")
+        fill(journal, shuffled.sample(pairs, len(pairs)), shuffled.sample(later, len(later)))
+        export = export_preferences(journal, tmp_path / f"out-{seed}")
+        journal.close()
+        files.append({f.name: f.read_bytes() for f in export.directory.iterdir()})
+    assert files[0] == files[1] == files[2]
+    assert set(files[0]) == {"train.jsonl", "dataset.json", "README.md"}
+    assert [json.loads(x)["pair_id"] for x in files[0]["train.jsonl"].splitlines()] == [
+        p.id for p in pairs
+    ]
+
+
+def test_lines_are_trls_explicit_prompt_conversations(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    directory = export_preferences(journal, tmp_path / "out").directory
+    row = json.loads((directory / "train.jsonl").read_text())
+    assert row["prompt"][-1] == {"role": "user", "content": row["prompt"][-1]["content"]}
+    assert row["chosen"] == [{"role": "assistant", "content": "First answer to p."}]
+    assert row["rejected"] == [{"role": "assistant", "content": "Second answer to p."}]
+
+
+def test_export_then_load_loses_nothing(journal: Journal, tmp_path: Path) -> None:
+    # A system turn, a line separator and an emoji: what a careless reader of lines would break.
+    odd = (Message("system", "Be brief."), Message("user", "Zeile\u2028zwei\nund 🐈 drei"))
+    prompt = next(
+        p
+        for n in range(1000)
+        if (p := Prompt((odd[0], Message("user", f"{odd[1].content} {n}")))).split is Split.TRAIN
+    )
+    fill(
+        journal, [pair_of(prompt, "p")], [vote_of("p", c, f"v{c}") for c in (Choice.A, Choice.TIE)]
+    )
+    journal.add_vote(vote_of("p", Choice.A, "v9")).result(10)
+    prepared = prepare_export(journal)
+    export = export_preferences(journal, tmp_path / "out")
+    assert tuple(load_examples(export.directory)) == prepared.examples
+    assert load_export(export.directory) == export
+
+
+def test_the_hash_is_of_the_file_and_a_changed_file_is_refused(
+    journal: Journal, tmp_path: Path
+) -> None:
+    one_pair(journal, Choice.A)
+    export = export_preferences(journal, tmp_path / "out")
+    file = export.directory / "train.jsonl"
+    assert export.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(file.read_bytes().replace(b"First", b"Other"))
+    with pytest.raises(ExportError, match="changed after the export"):
+        load_examples(export.directory)
+
+
+def test_a_foreign_folder_is_refused_and_untouched(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    foreign = tmp_path / "letters"
+    foreign.mkdir()
+    (foreign / "letter.txt").write_text("dear")
+    with pytest.raises(ExportError, match="not empty"):
+        export_preferences(journal, foreign)
+    assert [f.name for f in foreign.iterdir()] == ["letter.txt"]
+    somebody = tmp_path / "somebodys"
+    somebody.mkdir()
+    (somebody / "dataset.json").write_text('{"kind": "something else"}')
+    with pytest.raises(ExportError, match="not empty"):
+        export_preferences(journal, somebody)
+    assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".export")] == []
+
+
+def test_a_file_added_to_an_export_is_never_lost(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    directory = export_preferences(journal, tmp_path / "out").directory
+    (directory / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"notes\.txt"):
+        export_preferences(journal, directory)
+    assert (directory / "notes.txt").read_text() == "mine"
+
+
+def test_a_path_that_is_a_file_is_one_clear_line(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ExportError) as caught:
+            export_preferences(journal, path)
+        assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_an_earlier_export_is_replaced_whole(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    first = export_preferences(journal, tmp_path / "out")
+    journal.undo_vote("p-v0", voter="v0").result(10)
+    second = export_preferences(journal, tmp_path / "out")
+    assert (first.examples, second.examples) == (1, 0)
+    assert load_examples(tmp_path / "out") == []
+
+
+def test_the_home_keeps_exports_by_hash(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    export = export_to_home(journal, tmp_path)
+    assert export.directory == tmp_path / "exports" / export.sha256[:12]
+    assert export_to_home(journal, tmp_path) == export
+
+
+def test_the_card_says_synthetic_only_when_so(journal: Journal, tmp_path: Path) -> None:
+    pairs = [pair_of(p, f"p{n}") for n, p in enumerate(prompts_of(Split.TRAIN, 2))]
+    fill(journal, pairs, [vote_of("p0", Choice.A)])
+    people = export_preferences(journal, tmp_path / "people").directory
+    assert "synthetic" not in (people / "README.md").read_text().lower()
+    assert json.loads((people / "dataset.json").read_text())["synthetic"] is False
+    journal.add_vote(vote_of("p1", Choice.A, source=VoteSource.SYNTHETIC)).result(10)
+    mixed = export_preferences(journal, tmp_path / "mixed").directory
+    assert "1 of 2 votes are synthetic" in (mixed / "README.md").read_text()
+    assert json.loads((mixed / "dataset.json").read_text())["synthetic"] is True
+
+
+def test_no_voter_is_named_in_an_export(journal: Journal, tmp_path: Path) -> None:
+    (prompt,) = prompts_of(Split.TRAIN, 1)
+    fill(journal, [pair_of(prompt, "p")], [vote_of("p", Choice.A, "anon-0123456789abcdef")])
+    directory = export_preferences(journal, tmp_path / "out").directory
+    assert b"anon-" not in b"".join(f.read_bytes() for f in directory.iterdir())
+
+
+def test_an_empty_journal_gives_an_empty_dataset(journal: Journal, tmp_path: Path) -> None:
+    export = export_preferences(journal, tmp_path / "out")
+    assert export.examples == 0
+    assert load_examples(export.directory) == []
+    with pytest.raises(ExportError, match="no export"):
+        load_examples(tmp_path)
