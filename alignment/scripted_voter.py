@@ -1,0 +1,185 @@
+"""A voter who follows written rules: for the demo, the tests, and telling whether training worked.
+
+Judges nothing but the text of an answer: right or wrong, well formed or not, courteous,
+explained, hesitant. It never learns which style or model an answer came from; whether an answer
+is right it looks up in alignment.starter_text, so it can judge the starter's questions only.
+Its votes are synthetic, and whoever stores them must say so. Knows no journal and no torch.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from alignment import starter_text
+from annotation.schema import Choice
+
+_SENTENCE = re.compile(r"[^.!?]+[.!?]+")
+_WORD = re.compile(r"[\w'-]+")
+_COURTESY = re.compile(
+    r"\b(thank(s| you) for|good question|happy to help|of course|glad|welcome"
+    r"|i hope that|feel free|(have a )?lovely day|i wish you|please)\b",
+    re.IGNORECASE,
+)
+_DOUBT = re.compile(
+    r"\b(i guess|i think|i suppose|not (really )?sure|maybe|may be|or something"
+    r"|count on me|what to say|did not see you)\b",
+    re.IGNORECASE,
+)
+_LONGEST_WORDS = 60
+
+
+def _sentences(text: str) -> list[str]:
+    return [sentence.strip() for sentence in _SENTENCE.findall(text)]
+
+
+def correctness(prompt: str, text: str) -> bool:
+    """True when `text` gives the known answer to the starter question `prompt`, and no other.
+
+    KeyError for a prompt that is no starter question.
+    """
+    return starter_text.is_correct(prompt, text)
+
+
+def well_formed(text: str) -> bool:
+    """True for whole sentences of known words.
+
+    Every sentence starts with a capital or a digit, the last one ends with a mark, no word comes
+    twice in a row within one, no sentence comes twice, no word is unknown to the starter's
+    vocabulary, and there are at most 60 words.
+    """
+    sentences = _sentences(text)
+    # Whatever the sentences don't cover is a tail without an end mark.
+    if not sentences or "".join("".join(sentences).split()) != "".join(text.split()):
+        return False
+    spoken = [[word.lower() for word in _WORD.findall(sentence)] for sentence in sentences]
+    words = [word for sentence in spoken for word in sentence]
+    return (
+        all(s[0].isupper() or s[0].isdigit() for s in sentences)
+        and len({s.lower() for s in sentences}) == len(sentences)
+        and all(first != second for row in spoken for first, second in pairwise(row))
+        and len(words) <= _LONGEST_WORDS
+        and starter_text.vocabulary().issuperset(words)
+    )
+
+
+def politeness(text: str) -> int:
+    """0, 1 or 2: how many of the first and the last sentence are courteous."""
+    sentences = _sentences(text)
+    edges = {0, len(sentences) - 1} if sentences else set()
+    return sum(1 for edge in edges if _COURTESY.search(sentences[edge]))
+
+
+def hedged(text: str) -> bool:
+    """True when the text doubts itself."""
+    return _DOUBT.search(text) is not None
+
+
+def explained(text: str) -> bool:
+    """True when at least two sentences say something beyond courtesy and doubt."""
+    return sum(1 for s in _sentences(text) if not _COURTESY.search(s) and not _DOUBT.search(s)) >= 2
+
+
+def appeal(prompt: str, text: str) -> int:
+    """How much this voter likes an answer; 0 is wrong, 1 right but malformed, more is better.
+
+    From 4 for a bare right word: +1 in four words or more, +1 explained, +0 to 2 for courtesy,
+    -2 for doubt.
+    """
+    if not correctness(prompt, text):
+        return 0
+    if not well_formed(text):
+        return 1
+    full = len(_WORD.findall(text)) >= 4
+    return 4 + full + explained(text) + politeness(text) - 2 * hedged(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedVoter:
+    """Prefers right, well-formed, courteous and explained answers; errs with chance `noise`.
+
+    The same seed, prompt and two texts always get the same vote, whichever side each is on.
+    ValueError when `noise` is not within 0 to 1.
+    """
+
+    seed: int
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"ScriptedVoter noise is {self.noise}: set it from 0 to 1.")
+
+    def choose(self, prompt: str, a: str, b: str) -> Choice:
+        """A or B, TIE for equal appeal, BOTH_BAD when both are wrong; noise swaps A and B."""
+        left, right = appeal(prompt, a), appeal(prompt, b)
+        if left == right:
+            return Choice.BOTH_BAD if left == 0 else Choice.TIE
+        prefers_a = (left > right) != self._errs(prompt, a, b)
+        return Choice.A if prefers_a else Choice.B
+
+    def _errs(self, prompt: str, a: str, b: str) -> bool:
+        key = "\0".join((str(self.seed), prompt, *sorted((a, b))))
+        drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+        return drawn / 2**64 < self.noise
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Shares, 0 to 1, of answers that are right, well formed, and courteous at either end."""
+
+    correct: float
+    well_formed: float
+    polite: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One voter's verdict on two models over `n` prompts.
+
+    `win_rate` is the aligned model's, a tie or both-bad counting half; `margin` is the half-width
+    of its 95 % normal interval.
+    """
+
+    n: int
+    wins: int
+    losses: int
+    ties: int
+    win_rate: float
+    margin: float
+    base: Quality
+    aligned: Quality
+
+
+def quality(prompts: Sequence[str], completions: Sequence[str]) -> Quality:
+    """Measure one completion a prompt; ValueError when there are none or the lengths differ."""
+    if not prompts or len(prompts) != len(completions):
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(completions)} completions can't be measured: "
+            "give one completion for each of at least one prompt."
+        )
+    n = len(prompts)
+    return Quality(
+        correct=sum(map(correctness, prompts, completions)) / n,
+        well_formed=sum(map(well_formed, completions)) / n,
+        polite=sum(politeness(text) > 0 for text in completions) / n,
+    )
+
+
+def evaluate(
+    prompts: Sequence[str], base: Sequence[str], aligned: Sequence[str], voter: ScriptedVoter
+) -> Evaluation:
+    """Let `voter` compare `aligned[i]` with `base[i]` on `prompts[i]`; equal texts tie.
+
+    ValueError when there are no prompts or the lengths differ.
+    """
+    base_quality, aligned_quality = quality(prompts, base), quality(prompts, aligned)
+    choices = [voter.choose(*row) for row in zip(prompts, aligned, base, strict=True)]
+    n, wins, losses = len(choices), choices.count(Choice.A), choices.count(Choice.B)
+    ties = n - wins - losses
+    rate = (wins + ties / 2) / n
+    # Variance of a vote worth 1, 1/2 or 0.
+    variance = (wins + ties / 4) / n - rate**2
+    margin = 1.96 * math.sqrt(max(variance, 0.0) / n)
+    return Evaluation(n, wins, losses, ties, rate, margin, base_quality, aligned_quality)
