@@ -100,7 +100,9 @@ def _train(folder: RunFolder, stop: _StopSignal) -> None:
     trainer, held_out = build_trainer(folder, spec)
     trainer.add_callback(_callback(folder, stop))
     checkpoint = folder.last_checkpoint()
-    folder.keep_metrics(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
+    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    print(f"training from step {done}")  # noqa: T201
+    folder.keep_metrics(done)
     _enter(folder, RunState.TRAINING)
     stop.deferred = True
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
