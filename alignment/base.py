@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from alignment.hub import COMMIT, HubError, RemoteRepo, Trouble, call, is_repo_id, probe
 from alignment.model_files import ModelFilesError, check_model_folder, weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, STARTER, AlignmentSettings
+from annotation.faults import Fault
 from annotation.schema import ModelRef
 
 SMALL_FILES = (
@@ -38,7 +39,7 @@ STARTER_NOTICE = (
 )
 
 
-class BaseModelError(RuntimeError):
+class BaseModelError(Fault):
     """The base model can't be used; the message is the one line that a person reads."""
 
 
@@ -90,6 +91,12 @@ def resolve_base(settings: AlignmentSettings, home: Path, *, has_votes: bool) ->
     if binding != bound:
         _save_binding(home, binding)
     return resolved
+
+
+def bound_base(home: Path) -> ModelRef | None:
+    """The base that `home` is bound to, from its base.json alone; None before the first start."""
+    bound = _load_binding(home, has_votes=False)
+    return ModelRef(bound.base, bound.revision) if bound else None
 
 
 def _resolve_default(

@@ -1,16 +1,44 @@
 """The models of a home by name: its base, adapters of finished runs, adapters pulled from the Hub.
 
-An adapter is registered only if it names this home's base at its revision, as safetensors.
-Loads no weights.
+Owns which names there are and what each means; an adapter is registered only if it names this
+home's base at its revision. Loads no weights and holds no current model: every request names one.
 """
 
+import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignment.base import BaseModelError, ResolvedBase
+from alignment.adapters import (
+    WEIGHTS,
+    AdapterError,
+    Pulled,
+    check_adapter,
+    list_pulled,
+    pull_adapter,
+)
+from alignment.base import BaseModelError, ResolvedBase, bound_base, resolve_base
+from alignment.hub import is_repo_id
+from alignment.model_files import ModelFilesError, sha256_of
+from alignment.run_store import RunFolder, RunState
+from annotation.faults import Fault
 from annotation.schema import ModelRef
 
-__all__ = ["BaseModelError", "RegisteredModel", "ResolvedBase"]
+__all__ = [
+    "BaseModelError",
+    "RegisteredModel",
+    "Registry",
+    "RegistryError",
+    "ResolvedBase",
+    "bound_base",
+    "resolve_base",
+]
+
+_LOCAL_NAME = re.compile(r"\w[\w.-]*")
+
+
+class RegistryError(Fault):
+    """A model that is not here or can't be had; the message is the one line to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +48,157 @@ class RegisteredModel:
     name: str
     ref: ModelRef
     adapter_path: Path | None
+
+
+class Registry:
+    """The models of one home on one base. Reads the disk at every question, so that a run that
+    ended in another process is there at once; only digests are remembered. Thread-safe.
+
+    `token` reads private repositories; None leaves it to huggingface_hub (HF_TOKEN, its login).
+    """
+
+    def __init__(self, home: Path, base: ResolvedBase, *, token: str | None = None) -> None:
+        self._home = home.absolute()
+        self._base = base.ref
+        self._token = token
+        self._digests: dict[tuple[str, int, int], str] = {}
+        self._pulling = threading.Lock()
+
+    def models(self) -> list[RegisteredModel]:
+        """The base first, then adapters of finished runs, then pulled ones, each oldest first.
+
+        Adapters that name another base, and runs without a whole adapter, are left out.
+        """
+        return [self._base_model(), *self._run_models(), *self._pulled_models()]
+
+    def policy(self) -> RegisteredModel:
+        """The model that pairs are sampled from: the base."""
+        return self._base_model()
+
+    def get(self, name: str, *, pull: bool = True) -> RegisteredModel:
+        """The model that `name` means: base, policy, a run's id, owner/name or owner/name@revision.
+
+        A repository is asked for on the Hub unless its commit is named and already here; where the
+        Hub can't be reached, what was pulled before answers. With `pull` False the network is
+        never used. Raises RegistryError.
+        """
+        if name in ("base", "policy"):
+            return self._base_model() if name == "base" else self.policy()
+        repo, _, revision = name.partition("@")
+        if "/" in repo:
+            return self._from_repo(repo, revision or None, pull=pull)
+        found = next((m for m in self._run_models() if m.name == name), None)
+        if found is None:
+            raise RegistryError(self._why_no_run(name))
+        return found
+
+    def pull(self, repo: str, revision: str | None) -> RegisteredModel:
+        """Fetch an adapter of the Hub, pinned to a commit, and register it.
+
+        Raises RegistryError, with nothing registered: no network, no such repository or revision,
+        gated, no adapter in it, not plain LoRA as safetensors, over 2 GiB, or of another base.
+        """
+        if not is_repo_id(repo) or "/" not in repo:
+            raise RegistryError(f"{repo} is no name of a repository: use owner/name.")
+        models = self._home / "models"
+        try:
+            with self._pulling:
+                found = pull_adapter(models, self._base, repo, revision, token=self._token)
+        except AdapterError as error:
+            kind = _Unreachable if error.unreachable else RegistryError
+            raise kind(str(error)) from None
+        return self._pulled_model(found)
+
+    def adapter_path(self, ref: ModelRef) -> Path | None:
+        """The folder of `ref`'s adapter, None for the base itself; RegistryError if not here."""
+        if ref == self._base:
+            return None
+        found = next((m for m in self.models() if m.ref == ref), None)
+        if found is None:
+            raise RegistryError(
+                f"Model {ref.label} of {ref.base} is not in {self._home} beside its base "
+                f"{self._base.label}: train or pull it first."
+            )
+        return found.adapter_path
+
+    def _base_model(self) -> RegisteredModel:
+        return RegisteredModel("base", self._base, None)
+
+    def _run_models(self) -> list[RegisteredModel]:
+        found = []
+        for path in sorted((self._home / "runs").glob("*/")):
+            if not _is_done(RunFolder(path)):
+                continue
+            adapter = RunFolder(path).adapter
+            try:
+                check_adapter(adapter, self._base)
+                ref = self._ref(path.name, self._digest(adapter / WEIGHTS))
+            except (ModelFilesError, OSError):
+                continue
+            found.append((adapter.stat().st_mtime, RegisteredModel(path.name, ref, adapter)))
+        return [model for _, model in sorted(found, key=lambda item: (item[0], item[1].name))]
+
+    def _pulled_models(self) -> list[RegisteredModel]:
+        return [self._pulled_model(p) for p in self._pulled()]
+
+    def _pulled(self) -> list[Pulled]:
+        found = []
+        for pulled in list_pulled(self._home / "models"):
+            try:
+                check_adapter(pulled.path, self._base)
+            except ModelFilesError:
+                continue
+            found.append(pulled)
+        return found
+
+    def _pulled_model(self, pulled: Pulled) -> RegisteredModel:
+        return RegisteredModel(pulled.name, self._ref(pulled.repo, pulled.commit), pulled.path)
+
+    def _ref(self, adapter: str, revision: str) -> ModelRef:
+        return ModelRef(self._base.base, self._base.base_revision, adapter, revision)
+
+    def _from_repo(self, repo: str, revision: str | None, *, pull: bool) -> RegisteredModel:
+        here = [p for p in self._pulled() if p.answers_to(repo, revision)]
+        pinned = [p for p in here if revision is not None and p.commit.startswith(revision)]
+        if pinned or (here and not pull):
+            return self._pulled_model((pinned or here)[-1])
+        if not pull:
+            raise RegistryError(f"{repo} was not pulled yet: pull it from the Hub first.")
+        try:
+            return self.pull(repo, revision)
+        except _Unreachable:
+            if not here:
+                raise
+            return self._pulled_model(here[-1])
+
+    def _why_no_run(self, name: str) -> str:
+        names = "use base, policy, a run's id or owner/name[@revision]"
+        folder = RunFolder(self._home / "runs" / name)
+        if not _LOCAL_NAME.fullmatch(name) or not folder.path.is_dir():
+            return f"Model {name} is not here: {names}."
+        if not _is_done(folder):
+            return f"Run {name} is not done, so it has no adapter yet: wait for it, or resume it."
+        try:
+            check_adapter(folder.adapter, self._base)
+        except (ModelFilesError, OSError) as error:
+            return f"The adapter of run {name} can't be used: {error}: {names}."
+        return f"Model {name} is not here: {names}."
+
+    def _digest(self, weights: Path) -> str:
+        stat = weights.stat()
+        key = (str(weights), stat.st_mtime_ns, stat.st_size)
+        if key not in self._digests:
+            self._digests[key] = sha256_of(weights)[:40]
+        return self._digests[key]
+
+
+class _Unreachable(RegistryError):
+    """The Hub did not answer, so what is here already may stand in."""
+
+
+def _is_done(folder: RunFolder) -> bool:
+    # A run that is being written, or was written by another version, is not done as far as we know.
+    try:
+        return folder.status().state is RunState.DONE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
