@@ -200,7 +200,7 @@ def _csv_rows(path: Path) -> Source:
             yield reader.line_num, row["prompt"]
     except csv.Error as error:
         raise PromptsError(
-            f"{path}, line {reader.line_num}: not CSV ({error}): check its quotes."
+            f"{path}, line {reader.reader.line_num}: not CSV ({error}): check its quotes."
         ) from None
 
 
@@ -219,13 +219,13 @@ def _parquet_rows(path: Path) -> Source:
 
 def _hub_rows(name: str) -> Source:
     import datasets
+    import httpx2
 
     try:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "TRUE", "YES", "ON"):
             _probe(name)
         loaded = datasets.load_dataset(name, streaming=False)
-    # RuntimeError: a client that the library closed; OSError covers every failed connection.
-    except (OSError, ValueError, RuntimeError) as error:
+    except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise PromptsError(
             f"Prompts: {name} is no file here, and as a Hub dataset it can't be loaded "
             f"({one_line(error)}): check the name and the network, or set PROMPTS to a file."
