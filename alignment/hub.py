@@ -30,7 +30,14 @@ REQUEST_TIMEOUT_S = 60.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # What huggingface_hub and the transport raise; an LFS upload fails as ValueError or RuntimeError.
-HUB_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError)
+HUB_ERRORS = (
+    httpx2.HTTPError,
+    httpx2.InvalidURL,
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+)
 
 T = TypeVar("T")
 

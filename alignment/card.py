@@ -1,0 +1,156 @@
+"""The model card of a published adapter, and the lineage that it tells. Pure: facts in, text out.
+
+Says what is known and no more: counts, settings, where the votes came from, and what was not
+measured. Never a person's name, a folder of this machine, or a token.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Literal
+
+BASE_FOLDER = "base"
+"""Where a repository keeps the base's own files when the base is not on the Hub."""
+
+
+class BaseKind(StrEnum):
+    """Where a stranger finds the base: on the Hub, in the repository itself, or nowhere public."""
+
+    HUB = "hub"
+    STARTER = "starter"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What an adapter was made from. `base` is a Hub id, "starter" or a folder's last name.
+
+    `settings` and `versions` are names with values, in the order to show. `final` are the run's
+    last figures. `license` is that of the base, None where it is unknown.
+    """
+
+    run: str
+    method: Literal["dpo", "orpo"]
+    base: str
+    base_revision: str
+    base_kind: BaseKind
+    dataset_sha256: str
+    votes: int
+    voters: int
+    synthetic_votes: int
+    examples: int
+    settings: tuple[tuple[str, str], ...]
+    final: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    code_revision: str | None
+    adapter_sha256: str
+    license: str | None
+
+    @property
+    def tag(self) -> str:
+        return f"run-{self.run}"
+
+    def to_json(self) -> str:
+        """The content of votetune.json; the same run gives the same bytes."""
+        row = asdict(self)
+        for key in ("settings", "final", "versions"):
+            row[key] = dict(row[key])
+        return json.dumps({"kind": "votetune adapter", "schema_version": 1} | row, indent=2) + "\n"
+
+
+def build_card(lineage: Lineage, repo: str) -> str:
+    """README.md for `repo` (owner/name): metadata that the Hub understands, then plain words."""
+    title = repo.rsplit("/", maxsplit=1)[-1]
+    parts = [
+        _metadata(lineage),
+        f"# {title}",
+        _warning(lineage),
+        _summary(lineage),
+        _loading(lineage, repo),
+        _settings(lineage),
+        _limits(lineage),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _metadata(lineage: Lineage) -> str:
+    lines = []
+    if lineage.base_kind is BaseKind.HUB:
+        lines += [f"base_model: {lineage.base}", "base_model_relation: adapter"]
+    lines += ["library_name: peft", "pipeline_tag: text-generation"]
+    if lineage.license:
+        lines.append(f"license: {json.dumps(lineage.license)}")
+    synthetic = ("synthetic",) if lineage.synthetic_votes else ()
+    tags = ("votetune", "trl", lineage.method, "lora", *synthetic)
+    return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _warning(lineage: Lineage) -> str:
+    if not lineage.synthetic_votes:
+        return ""
+    return (
+        f"**{lineage.synthetic_votes} of {lineage.votes} votes are synthetic**: scripted voters "
+        "cast them, not people. This adapter shows that the loop works and says nothing about "
+        "what people prefer."
+    )
+
+
+def _summary(lineage: Lineage) -> str:
+    base = {
+        BaseKind.HUB: f"[{lineage.base}](https://huggingface.co/{lineage.base})",
+        BaseKind.STARTER: (
+            "the starter model that ships with Votetune (not a model of the Hub: "
+            f"its files are in `{BASE_FOLDER}/` here)"
+        ),
+        BaseKind.FOLDER: (
+            f"`{lineage.base}`, a folder on the machine that trained it (not a model of the Hub: "
+            "without it this adapter can't be loaded)"
+        ),
+    }[lineage.base_kind]
+    return (
+        f"A LoRA adapter trained with {lineage.method.upper()} on votes collected with Votetune: "
+        f"{lineage.examples} preference examples out of {lineage.votes} votes by "
+        f"{lineage.voters} voters, each on a blind pair of answers.\n\n"
+        f"- Base: {base}, revision `{lineage.base_revision}`\n"
+        f"- Dataset: sha256 of `train.jsonl` `{lineage.dataset_sha256}`\n"
+        f"- Run: `{lineage.run}`, tagged `{lineage.tag}`; everything it pins is in `votetune.json`"
+    )
+
+
+def _loading(lineage: Lineage, repo: str) -> str:
+    if lineage.base_kind is BaseKind.FOLDER:
+        where = f'"path/to/{lineage.base}"'
+    elif lineage.base_kind is BaseKind.STARTER:
+        where = f'"{repo}", revision="{lineage.tag}", subfolder="{BASE_FOLDER}"'
+    else:
+        where = f'"{lineage.base}", revision="{lineage.base_revision}"'
+    return f"""\
+## Loading
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({where})
+base = AutoModelForCausalLM.from_pretrained({where})
+model = PeftModel.from_pretrained(base, "{repo}", revision="{lineage.tag}")
+```
+In Votetune on the same base: `python app.py sample --model {repo}@{lineage.tag} …`."""
+
+
+def _settings(lineage: Lineage) -> str:
+    rows = [*lineage.settings, *((f"final {name}", value) for name, value in lineage.final)]
+    rows += [("code", lineage.code_revision or "unknown"), *lineage.versions]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"## Settings\n| setting | value |\n|---|---|\n{table}"
+
+
+def _limits(lineage: Lineage) -> str:
+    few = lineage.examples < 500
+    size = f" {lineage.examples} examples are few: expect style to move more than content." * few
+    return (
+        "## Limits\n"
+        f"The adapter follows the taste of {lineage.voters} voters on the prompts that they saw, "
+        "and inherits what its base knows, gets wrong and must not be used for. Rewards and "
+        "margins above are training figures; they are no win rate. It loads only on the base "
+        f"revision that it names.{size}"
+    )
