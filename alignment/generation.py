@@ -207,7 +207,7 @@ class LocalGenerator:
         name = f"adapter{weights.adapters_ever}"
         try:
             _load_adapter(weights, name, folder)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except _unloadable() as error:
             # Half an adapter may hang in the base: the next request loads it all afresh.
             self._weights = None
             raise GenerationError(
@@ -345,7 +345,7 @@ def _load(base: ResolvedBase, device: str | None, dtype: DType | None) -> _Weigh
             base.path, dtype=getattr(torch, wanted), use_safetensors=True, **safe
         )
         end_ids = end_of_turn_ids(tokenizer, base.path)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
+    except _unloadable() as error:
         raise GenerationError(
             f"Base model {base.ref.label} can't be loaded from {base.path} ({one_line(error)}): "
             "choose another BASE_MODEL."
@@ -375,6 +375,13 @@ def _load_adapter(weights: _Weights, name: str, folder: Path) -> None:
     if strangers := [*found.missing_keys, *found.unexpected_keys]:
         raise ValueError(f"{len(strangers)} of its weights fit nowhere, such as {strangers[0]}")
     weights.model.eval()
+
+
+def _unloadable() -> tuple[type[Exception], ...]:
+    """What loading a torn, foreign or unsupported folder raises."""
+    from safetensors import SafetensorError
+
+    return OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError
 
 
 def _fast_in_bf16(device: str) -> bool:
