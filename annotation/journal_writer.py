@@ -89,13 +89,13 @@ class GroupCommitWriter:
             answers = self._transact(batch)
         except Exception as error:  # noqa: BLE001 - the thread's boundary: every future is told
             self._abandon()
-            if len(batch) > 1:
+            if len(batch) > 1 and not _is_busy(error):
                 for work in batch:
                     self._commit([work])
                 return
             _log.warning("A write to the journal failed: %s", error)
             wrapped = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
-            answers = [_Answer(error=wrapped)]
+            answers = [_Answer(error=wrapped)] * len(batch)
         for work, answer in zip(batch, answers, strict=True):
             if answer.error is not None:
                 work.future.set_exception(answer.error)
@@ -125,6 +125,11 @@ class GroupCommitWriter:
         # After a full disk SQLite has rolled back by itself, and a second ROLLBACK raises.
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+def _is_busy(error: Exception) -> bool:
+    # Another program holds the file: each operation alone would wait as long, one by one.
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
 
 
 def _plain(error: Exception) -> Exception:
