@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from huggingface_hub import snapshot_download
 
-from alignment.hub import COMMIT, HubError, RemoteRepo, Trouble, call, is_repo_id, probe
+from alignment.hub import COMMIT, HubError, RemoteRepo, Trouble, call, call_again, is_repo_id, probe
 from alignment.model_files import ModelFilesError, check_model_folder, weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, STARTER, AlignmentSettings
 from annotation.faults import Fault
@@ -33,6 +33,7 @@ SMALL_FILES = (
     "model.safetensors.index.json",
 )
 WEIGHTS = "model*.safetensors"
+DOWNLOAD_DEADLINE_S = 3600.0
 STARTER_NOTICE = (
     "Answers come from the starter model, a tiny model that ships with Votetune: "
     "good for trying the loop, not for knowledge."
@@ -188,7 +189,7 @@ def _hub_base(repo: str, settings: AlignmentSettings, bound: _Binding | None) ->
             if folder is None or error.trouble not in (Trouble.UNREACHABLE, Trouble.BUSY):
                 raise
         else:
-            repo, folder = remote.id, _download(remote, token)
+            repo, folder = remote.id, _download(remote, commit or asked or "main", token)
     ref = ModelRef(repo, folder.name)
     return ResolvedBase(ref, folder, is_starter=False, notice=None)
 
@@ -212,7 +213,7 @@ def _cached(repo: str, revision: str) -> Path | None:
     return Path(folder)
 
 
-def _download(remote: RemoteRepo, token: str | None) -> Path:
+def _download(remote: RemoteRepo, revision: str, token: str | None) -> Path:
     """Config and tokenizer first, so that a refused base costs no gigabytes; then the weights."""
     names = {f.name for f in remote.files}
     if "config.json" not in names and "adapter_config.json" in names:
@@ -226,21 +227,24 @@ def _download(remote: RemoteRepo, token: str | None) -> Path:
             "choose a model with model.safetensors."
         )
 
-    def fetch(patterns: list[str]) -> Path:
-        folder = call(
+    def fetch(revision: str, patterns: list[str]) -> Path:
+        folder = call_again(
             lambda: snapshot_download(
                 remote.id,
-                revision=remote.commit,
+                revision=revision,
                 allow_patterns=patterns,
                 ignore_patterns=["*/*"],
                 token=token,
-            )
+            ),
+            attempts=3,
+            deadline_s=DOWNLOAD_DEADLINE_S,
         )
         return Path(folder)
 
     try:
-        check_model_folder(fetch([*SMALL_FILES]), weights=False)
-        folder = fetch([*SMALL_FILES, WEIGHTS])
+        check_model_folder(fetch(remote.commit, [*SMALL_FILES]), weights=False)
+        # By its name, so that the cache learns which commit "main" is for a start without network.
+        folder = fetch(revision, [*SMALL_FILES, WEIGHTS])
         check_model_folder(folder)
     except ModelFilesError as error:
         raise BaseModelError(f"BASE_MODEL={remote.id} can't be used: {error}.") from None
