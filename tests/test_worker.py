@@ -1,0 +1,232 @@
+"""The sampling child: it answers as weights in this process do, and never outlives its parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from test_generation import make_adapter
+from tiny import make_tiny_model
+
+from alignment.base import ResolvedBase
+from alignment.generation import GenerationError, LocalGenerator, SamplerProcess
+from annotation.schema import ModelRef, Prompt, Sampling
+
+ROOT = Path(__file__).parent.parent
+REF = ModelRef("tiny", "0" * 40)
+RUN = ModelRef("tiny", "0" * 40, "run", "f" * 40)
+SAMPLING = Sampling(max_new_tokens=24, seed=4)
+PROMPTS = [Prompt.from_text(t) for t in ("Hi", "Tell me about rain.", "<|im_end|> \u2028 é")]
+ENDLESS = Sampling(temperature=0.0, max_new_tokens=1000)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> ResolvedBase:
+    return ResolvedBase(REF, make_tiny_model(tmp_path_factory.mktemp("tiny")), False, None)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: ResolvedBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_adapter(base.path, tmp_path_factory.mktemp("adapter"), 1)
+
+
+@pytest.fixture(scope="module")
+def shared(
+    base: ResolvedBase, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SamplerProcess]:
+    """One child for the tests that leave it well; loading it takes seconds."""
+    log = tmp_path_factory.mktemp("log") / "sampler.log"
+    process = SamplerProcess(base, adapter_path={RUN: adapter}.get, log=log)
+    yield process
+    process.stop()
+
+
+def gone(pid: int, within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_a_child_answers_as_weights_in_this_process_do(
+    base: ResolvedBase, adapter: Path, shared: SamplerProcess
+) -> None:
+    local = LocalGenerator(base, adapter_path={RUN: adapter}.get)
+    for model in (REF, RUN, REF):
+        args = {"model": model, "sampling": SAMPLING, "per_prompt": 2}
+        assert shared.sample(PROMPTS, **args) == local.sample(PROMPTS, **args)
+
+
+def test_the_child_is_polite_and_knows_no_secrets(
+    base: ResolvedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("ADMIN_TOKEN", "admin_secret")
+    log = tmp_path / "home" / "sampler.log"
+    process = SamplerProcess(base, adapter_path=lambda _: None, log=log)
+    process.start()
+    assert process.pid is not None
+    child = psutil.Process(process.pid)
+    process.sample(PROMPTS[:1], model=REF, sampling=SAMPLING, per_prompt=1)
+    assert child.nice() == 10
+    assert child.ppid() == os.getpid()
+    assert not {"HF_TOKEN", "ADMIN_TOKEN"} & set(child.environ())
+    assert child.cmdline()[1:] == ["-m", "alignment.worker"]
+    process.stop()
+    assert gone(child.pid, 0)
+    assert "speaks tiny@00000000" in log.read_text()
+    process.stop()
+    with pytest.raises(GenerationError, match="stopped"):
+        process.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=1)
+
+
+def test_a_fault_of_one_batch_is_one_line_and_the_next_batch_works(
+    shared: SamplerProcess,
+) -> None:
+    absent = ModelRef("tiny", "0" * 40, "absent", "a" * 40)
+    foreign = ModelRef("other", "0" * 40)
+    negative = Sampling(temperature=1.0, top_p=-1.0, max_new_tokens=5)
+    pid = shared.pid
+    for model, sampling, says in (
+        (absent, SAMPLING, "train or pull it"),
+        (foreign, SAMPLING, "this app speaks tiny"),
+        (REF, negative, "top_p"),
+    ):
+        with pytest.raises(GenerationError, match=says) as caught:
+            shared.sample(PROMPTS, model=model, sampling=sampling, per_prompt=2)
+        assert "\n" not in str(caught.value)
+    drawn = shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2)
+    assert [len(some) for some in drawn] == [2, 2, 2]
+    assert shared.pid == pid or pid is None
+
+
+def test_a_child_that_dies_fails_its_batch_and_is_started_anew(shared: SamplerProcess) -> None:
+    want = shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2)
+    first = shared.pid
+    assert first is not None
+    threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
+    with pytest.raises(GenerationError, match=r"exit status -9.*started again"):
+        for _ in range(200):
+            shared.sample(PROMPTS * 20, model=REF, sampling=ENDLESS, per_prompt=2)
+    assert shared.pid is None
+    assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
+    assert shared.pid not in (None, first)
+    # And one that died between two batches costs no batch at all.
+    os.kill(shared.pid, signal.SIGKILL)
+    assert gone(shared.pid or 0)
+    assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
+
+
+def test_stopping_ends_a_batch_in_flight(base: ResolvedBase, tmp_path: Path) -> None:
+    process = SamplerProcess(base, adapter_path=lambda _: None, log=tmp_path / "log")
+    raised: list[GenerationError] = []
+
+    def ask() -> None:
+        try:
+            while True:
+                process.sample(PROMPTS * 20, model=REF, sampling=ENDLESS, per_prompt=2)
+        except GenerationError as error:
+            raised.append(error)
+
+    process.sample(PROMPTS[:1], model=REF, sampling=SAMPLING, per_prompt=1)
+    pid = process.pid
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.3)
+    process.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert "stopped" in str(raised[0])
+    assert gone(pid or 0, 0)
+
+
+PARENT = """
+import json, sys
+from pathlib import Path
+from alignment.base import ResolvedBase
+from alignment.generation import SamplerProcess
+from annotation.schema import ModelRef, Prompt, Sampling
+ref = ModelRef("tiny", "0" * 40)
+base = ResolvedBase(ref, Path(sys.argv[1]), False, None)
+process = SamplerProcess(base, adapter_path=lambda _: None, log=Path(sys.argv[2]))
+short, long = Sampling(max_new_tokens=8), Sampling(temperature=0.0, max_new_tokens=1000)
+process.sample([Prompt.from_text("Hi")], model=ref, sampling=short, per_prompt=2)
+heavy = sorted({"torch", "transformers", "peft"} & set(sys.modules))
+print(json.dumps([process.pid, heavy]), flush=True)
+while True:
+    process.sample([Prompt.from_text(str(n)) for n in range(60)], model=ref, sampling=long,
+                   per_prompt=2)
+"""
+
+
+def test_a_killed_parent_leaves_no_orphan_and_never_imports_torch(
+    base: ResolvedBase, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(base.path), str(tmp_path / "log")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        pid, heavy = json.loads(parent.stdout.readline())
+        assert psutil.pid_exists(pid)
+        time.sleep(0.3)
+        parent.kill()
+    assert heavy == []
+    assert gone(pid)
+
+
+def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) -> None:
+    code = (
+        "import os, alignment.generation, alignment.worker\n"
+        "inner = alignment.generation.LocalGenerator.sample\n"
+        "def noisy(self, *args, **kwargs):\n"
+        "    print('noise'); os.write(1, b'more noise\\n')\n"
+        "    return inner(self, *args, **kwargs)\n"
+        "alignment.worker.LocalGenerator.sample = noisy\n"
+        "alignment.worker.main()\n"
+    )
+    hello = {
+        "base": {"base": "tiny", "base_revision": "0" * 40},
+        "path": str(base.path),
+        "is_starter": False,
+        "device": "cpu",
+        "threads": 1,
+    }
+    request = {
+        "prompts": [[["user", "Hi"]]],
+        "model": hello["base"],
+        "adapter_path": None,
+        "sampling": {"max_new_tokens": 4},
+        "per_prompt": 1,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdin.write(json.dumps(hello) + "\n" + json.dumps(request) + "\n")
+        child.stdin.flush()
+        [[[text, finish]]] = json.loads(child.stdout.readline())["completions"]
+        child.stdin.close()
+        assert child.wait(20) == 0
+        assert child.stdout.read() == ""
+        assert "more noise" in child.stderr.read()
+    assert len(text) == 4
+    assert finish == "length"
