@@ -16,6 +16,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from annotation.home import write_private
+
 ADMIN_PATH = "/admin"
 COOKIE = "votetune_admin"
 MAX_AGE_S = 30 * 24 * 3600
@@ -29,62 +31,69 @@ def load_admin_token(configured: str | None, file: Path) -> str:
     """The configured token, or one generated once and kept in `file` (mode 0600)."""
     if configured:
         return configured
-    if file.exists():
-        return file.read_text().strip()
-    token = secrets.token_urlsafe(24)
-    file.touch(mode=0o600)
-    file.write_text(token + "\n")
-    return token
+    if not file.exists():
+        write_private(file, secrets.token_urlsafe(24) + "\n")
+    return file.read_text().strip()
+
+
+class AdminDoor:
+    """Which token opens, and which cookie shows that it did.
+
+    The cookie holds a keyed hash of the token, never the token: changing the token shuts every
+    earlier cookie out.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self.cookie = hmac.new(token.encode(), b"votetune admin cookie", sha256).hexdigest()
+
+    def opens(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode(), self._token.encode())
+
+    def admits(self, cookie_header: str | None) -> bool:
+        """Whether a request with this Cookie header has been through the door."""
+        jar: SimpleCookie = SimpleCookie()
+        try:
+            jar.load(cookie_header or "")
+        except CookieError:
+            return False
+        sent = jar[COOKIE].value if COOKIE in jar else ""
+        return hmac.compare_digest(sent.encode(), self.cookie.encode())
 
 
 class AdminGate:
     """Lets a request or socket under /admin through only with the admin cookie.
 
     `GET /admin?token=…` with the right token is answered by the cookie and a redirect to the
-    plain path, so the token leaves the address bar. The cookie holds a keyed hash of the token,
-    never the token: changing the token shuts every earlier cookie out.
+    plain path, so the token leaves the address bar.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, door: AdminDoor) -> None:
         self._app = app
-        self._token = token
-        self._cookie = hmac.new(token.encode(), b"votetune admin cookie", sha256).hexdigest()
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or not _is_admin_path(scope):
-            await self._app(scope, receive, send)
-        elif self.admits(HTTPConnection(scope)):
+        guarded = scope["type"] in ("http", "websocket") and _is_admin_path(scope)
+        if not guarded or self._door.admits(HTTPConnection(scope).headers.get("cookie")):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             await self._answer_stranger(scope)(scope, receive, send)
 
-    def admits(self, connection: HTTPConnection) -> bool:
-        """Whether this connection carries the admin cookie."""
-        jar: SimpleCookie = SimpleCookie()
-        try:
-            jar.load(connection.headers.get("cookie", ""))
-        except CookieError:
-            return False
-        sent = jar[COOKIE].value if COOKIE in jar else ""
-        return hmac.compare_digest(sent.encode(), self._cookie.encode())
-
     def _answer_stranger(self, scope: Scope) -> Response:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-        given = query.get("token", [""])[0]
-        if scope["method"] != "GET" or not hmac.compare_digest(
-            given.encode(), self._token.encode()
-        ):
+        if scope["method"] != "GET" or not self._door.opens(query.get("token", [""])[0]):
             return PlainTextResponse(REFUSED, status_code=401)
-        answer = RedirectResponse(scope.get("root_path", "") + ADMIN_PATH + "/", status_code=303)
+        home = scope.get("root_path", "") + ADMIN_PATH
+        answer = RedirectResponse(home + "/", status_code=303)
         answer.headers["Referrer-Policy"] = "no-referrer"
         answer.headers["Cache-Control"] = "no-store"
         answer.set_cookie(
             COOKIE,
-            self._cookie,
+            self._door.cookie,
             max_age=MAX_AGE_S,
-            path=scope.get("root_path", "") + ADMIN_PATH,
+            path=home,
             httponly=True,
             samesite="lax",
             secure=scope["scheme"] == "https",

@@ -4,6 +4,7 @@ Owns the child `python -m alignment.worker`: starts it at first use, starts it a
 died, ends it. JSON lines over pipes; imports no torch, so a page that only waits pays nothing.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,7 +12,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,10 @@ class SamplerProcess:
         self, prompts: Sequence[Prompt], *, model: ModelRef, sampling: Sampling, per_prompt: int
     ) -> list[list[Completion]]:
         """As LocalGenerator.sample, in the child. Raises GenerationError, also if it dies."""
-        folder = self._adapter_path(model) if model.adapter is not None else None
         request = {
             "prompts": [[[m.role, m.content] for m in p.messages] for p in prompts],
             "model": dataclasses.asdict(model),
-            "adapter_path": None if folder is None else str(folder.resolve()),
+            "adapter_path": self._folder(model),
             "sampling": dataclasses.asdict(sampling),
             "per_prompt": per_prompt,
         }
@@ -86,6 +86,31 @@ class SamplerProcess:
             [Completion(text, model, sampling, finish) for text, finish in answers]
             for answers in reply["completions"]
         ]
+
+    def stream(
+        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+    ) -> Iterator[tuple[str, ...]]:
+        """As LocalGenerator.stream, in the child; other requests wait until it is over."""
+        request = {
+            "stream": [[m.role, m.content] for m in prompt.messages],
+            "models": [dataclasses.asdict(model) for model in models],
+            "adapter_paths": [self._folder(model) for model in models],
+            "sampling": dataclasses.asdict(sampling),
+        }
+        with self._requests:
+            reply = self._ask(request)
+            try:
+                while "texts" in reply:
+                    yield tuple(reply["texts"])
+                    reply = self._read()
+            finally:
+                # Left early: the child is told, and what it still says is read away.
+                if "texts" in reply:
+                    self._write({"stop": True})
+                    while "texts" in reply:
+                        reply = self._read()
+        if "error" in reply:
+            raise GenerationError(str(reply["error"]))
 
     def stop(self) -> None:
         """End the child; a request in flight fails. Harmless when called again."""
@@ -104,13 +129,29 @@ class SamplerProcess:
         with self._requests, self._spawning:
             self._close()
 
+    def _folder(self, model: ModelRef) -> str | None:
+        folder = self._adapter_path(model) if model.adapter is not None else None
+        return None if folder is None else str(folder.resolve())
+
     def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:
-        child = self._living_child()
-        assert child.stdin is not None
+        self._living_child()
+        self._write(request)
+        return self._read()
+
+    def _write(self, request: Mapping[str, object]) -> None:
+        assert self._child is not None
+        assert self._child.stdin is not None
+        # A child that died is noticed where its answer is missing.
+        with contextlib.suppress(OSError, ValueError):
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
+
+    def _read(self) -> dict[str, Any]:
+        """One answer of the child; GenerationError when it died instead."""
+        child = self._child
+        assert child is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(json.dumps(request) + "\n")
-            child.stdin.flush()
             line = child.stdout.readline()
             reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
         except (OSError, ValueError):

@@ -12,7 +12,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,8 +40,11 @@ def main() -> int:
     generator = _build(hello, adapters.get)
     while True:
         request = json.loads(lines.get())
-        answers.write(json.dumps(_answer(generator, adapters, request)) + "\n")
-        answers.flush()
+        if "stop" in request:
+            continue  # it crossed the end of the stream that it was meant to stop
+        for reply in _replies(generator, adapters, request, lines):
+            answers.write(json.dumps(reply) + "\n")
+            answers.flush()
 
 
 def _private_stdout() -> TextIO:
@@ -85,6 +89,38 @@ def _build(
     else:
         _log.info("process %d speaks %s from %s", os.getpid(), base.ref.label, base.path)
     return generator
+
+
+def _replies(
+    generator: LocalGenerator,
+    adapters: dict[ModelRef, Path],
+    request: dict[str, Any],
+    lines: "queue.SimpleQueue[str]",
+) -> Iterator[dict[str, object]]:
+    """The answer to a batch, or the texts so far of a stream and then its end."""
+    if "stream" not in request:
+        yield _answer(generator, adapters, request)
+        return
+    models = [ModelRef(**model) for model in request["models"]]
+    for model, folder in zip(models, request["adapter_paths"], strict=True):
+        if folder is not None:
+            adapters[model] = Path(folder)
+    prompt = Prompt(tuple(Message(*turn) for turn in request["stream"]))
+    try:
+        stream = generator.stream(prompt, models, Sampling(**request["sampling"]))
+        with closing(stream) as answers_so_far:
+            for texts in answers_so_far:
+                yield {"texts": texts}
+                # While a stream is on, the parent has nothing else to say than stop.
+                if not lines.empty():
+                    break
+        yield {"end": True}
+    except Fault as error:
+        yield {"error": str(error)}
+    # A process's boundary: a fault of one stream is reported, and the next may work.
+    except Exception as error:  # noqa: BLE001
+        _log.exception("a stream failed")
+        yield {"error": f"Sampling failed ({type(error).__name__}: {one_line(error)})."}
 
 
 def _answer(

@@ -51,6 +51,20 @@ def one_line(error: BaseException) -> str:
 
 
 def load_prompts(source: str | None) -> list[Prompt]:
+    """The prompts to vote on: those of `read_prompts`, some of them of the train split.
+
+    Raises PromptsError as `read_prompts` does, and where every prompt falls to evaluation.
+    """
+    prompts = read_prompts(source)
+    if all(p.split is Split.EVAL for p in prompts):
+        raise PromptsError(
+            f"{source}: all {len(prompts)} prompts fall, by their hash, to evaluation, and none "
+            "is left to vote on: add more prompts."
+        )
+    return prompts
+
+
+def read_prompts(source: str | None) -> list[Prompt]:
     """The prompts of `source` in order, without repeats (by Prompt.id) and empty rows.
 
     `source` is None for the shipped prompts, a .txt file (a prompt a line), a .jsonl, .csv or
@@ -59,7 +73,7 @@ def load_prompts(source: str | None) -> list[Prompt]:
 
     Raises PromptsError: the file is missing, unreadable or not UTF-8; a row is malformed or over
     MAX_PROMPT_CHARACTERS (on the Hub, where nobody can mend it, such a row is left out and
-    logged); the Hub can't be reached; there is no prompt, or none of the train split.
+    logged); the Hub can't be reached; there is no prompt.
     """
     if source is None:
         return _collect(_text_lines(SHIPPED_PROMPTS), str(SHIPPED_PROMPTS), "line", strict=True)
@@ -106,11 +120,6 @@ def _collect(rows: Source, name: str, unit: str, *, strict: bool) -> list[Prompt
         _log.warning("%s: left out %d rows that are malformed or overlong", name, left_out)
     if not prompts:
         raise PromptsError(f"{name} holds no usable prompt: give it at least one.")
-    if all(p.split is Split.EVAL for p in prompts.values()):
-        raise PromptsError(
-            f"{name}: all {len(prompts)} prompts fall, by their hash, to evaluation, and none is "
-            "left to vote on: add more prompts."
-        )
     return list(prompts.values())
 
 

@@ -243,6 +243,18 @@ class EmbeddedArgilla:
             child.stdin.close()
 
 
+def load_credentials(home: Path) -> Credentials | None:
+    """Address and keys of the server of `home` where one runs now; for other processes."""
+    folder = home.resolve() / "argilla"
+    try:
+        told = json.loads((folder / "server.json").read_text())
+        os.kill(int(told["pid"]), 0)
+        owner = json.loads((folder / "credentials.json").read_text())
+        return Credentials(told["url"], owner["api_key"], owner["username"], owner["password"])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
 def _answers(url: str) -> bool:
     try:
         with _loopback.open(f"{url}/api/v1/version", timeout=5) as answer:

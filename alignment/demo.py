@@ -1,0 +1,217 @@
+"""The whole loop on show: a real app on a home of its own, voted on by scripted voters.
+
+Every vote is labelled synthetic, in the journal, in Argilla and on the card. Goes through the
+same routes and commands as people do; owns only the walk and its report.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from alignment.base import resolve_base
+from alignment.generation import LocalGenerator
+from alignment.pipeline import default_sampling
+from alignment.progress import progress_bars, watch_run
+from alignment.recipes import Method
+from alignment.registry import Registry
+from alignment.runs import Runs
+from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, evaluate
+from alignment.settings import STARTER, AlignmentSettings
+from alignment.starter import starter_prompts
+from annotation.faults import Fault
+from annotation.home import Home
+from annotation.schema import Split, utc_now
+from annotation.settings import AnnotationSettings
+
+VOTERS = 8
+NOISE = 0.05
+EVAL_SEED = 1
+START_TIMEOUT_S = 120
+DELIVERY_TIMEOUT_S = 300
+_APP = Path(__file__).parent.parent / "app.py"
+# The demo is its own world: nothing of the person's Argilla, Hub or settings is touched.
+_OWN_SETTINGS = ("ARGILLA_", "HF_TOKEN", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_")
+
+
+class DemoError(Fault):
+    """The demonstration stopped; the message is the one line that a person reads."""
+
+
+def run_demo(settings: AnnotationSettings, *, votes: int, method: Method) -> None:
+    """Start an app, vote, wait for Argilla, train, compare, and say where it all is."""
+    console = Console(stderr=True)
+    home = Home(settings.votetune_home / "demo" / f"{utc_now():%Y%m%d-%H%M%S}")
+    home.prepare()
+    began = time.monotonic()
+    console.print(f"Demonstration in {home.root}. Its voters are scripts, its votes synthetic.")
+    with _app(home) as url:
+        cast_votes(url, votes)
+        _await_delivery(url)
+        _command(home, "train", "--method", method)
+        runs = Runs(home.root)
+        run = runs.list()[-1]
+        watch_run(runs, run.id)
+    verdict = judge(home, run.id)
+    _report(Console(), verdict, run.id, time.monotonic() - began)
+    console.print(f"Look around: VOTETUNE_HOME={home.root} BASE_MODEL={STARTER} python app.py")
+
+
+def cast_votes(url: str, votes: int) -> None:
+    """Let VOTERS scripted voters vote through the routes, in turn, `votes` times in all."""
+    clients = [httpx.Client(base_url=url, timeout=60) for _ in range(VOTERS)]
+    voters = [ScriptedVoter(seed=seed, noise=NOISE) for seed in range(VOTERS)]
+    try:
+        with progress_bars() as bars:
+            bar = bars.add_task("scripted votes", total=votes)
+            for index in range(votes):
+                client, voter = clients[index % VOTERS], voters[index % VOTERS]
+                pair = _next_pair(client)
+                choice = voter.choose(pair["prompt"][-1]["content"], pair["a"], pair["b"])
+                answer = client.post("/api/votes", json={"pair": pair["id"], "choice": choice})
+                _expect(answer, 201)
+                bars.advance(bar)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def judge(home: Home, run_id: str) -> Evaluation:
+    """Base and aligned model on every eval prompt, judged without noise by the scripted voter."""
+    base = resolve_base(AlignmentSettings(base_model=STARTER), home.root, has_votes=True)
+    registry = Registry(home.root, base)
+    generator = LocalGenerator(base, adapter_path=registry.adapter_path)
+    prompts = [p for p in starter_prompts() if p.split is Split.EVAL]
+    answers = {}
+    with progress_bars() as bars:
+        bar = bars.add_task("comparing", total=2 * len(prompts))
+        for name in ("base", run_id):
+            sampling = default_sampling(base, seed=EVAL_SEED)
+            drawn = generator.sample(
+                prompts, model=registry.get(name).ref, sampling=sampling, per_prompt=1
+            )
+            answers[name] = [completions[0].text for completions in drawn]
+            bars.advance(bar, len(prompts))
+    texts = [p.messages[-1].content for p in prompts]
+    return evaluate(texts, answers["base"], answers[run_id], ScriptedVoter(seed=EVAL_SEED))
+
+
+@contextmanager
+def _app(home: Home) -> Iterator[str]:
+    """The app as a child process on a free port; yields its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with (home.root / "app.log").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, str(_APP), "--synthetic"],
+            env=_environment(home) | {"GRADIO_SERVER_PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _until(
+            lambda: child.poll() is not None or _health(url).get("pairs_ready", 0) > 0,
+            START_TIMEOUT_S,
+            "starting the app",
+        )
+        if child.returncode is not None:
+            raise DemoError(f"The app did not start: see {home.root / 'app.log'}.")
+        yield url
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def _environment(home: Home) -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if not k.startswith(_OWN_SETTINGS)}
+    return own | {
+        "VOTETUNE_HOME": str(home.root),
+        "BASE_MODEL": STARTER,
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+    }
+
+
+def _command(home: Home, *words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(_APP), *words],
+        env=_environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise DemoError(done.stderr.strip())
+
+
+def _next_pair(client: httpx.Client) -> dict[str, Any]:
+    """The next pair for this voter, waiting while the pool is dry."""
+    for _ in range(120):
+        answer = client.post("/api/pairs")
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            _expect(answer, 201)
+            return dict(answer.json())
+        time.sleep(float(answer.headers.get("Retry-After", "1")))
+    raise DemoError("No pair came for two minutes: see sampler.log in the demo's home.")
+
+
+def _await_delivery(url: str) -> None:
+    _until(
+        lambda: (health := _health(url)).get("argilla") == "ready" and not health["undelivered"],
+        DELIVERY_TIMEOUT_S,
+        "waiting until Argilla has every vote",
+    )
+
+
+def _until(is_done: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    with Console(stderr=True).status(what):
+        while not is_done():
+            if time.monotonic() > deadline:
+                raise DemoError(f"Gave up {what} after {timeout_s:.0f} s: see app.log.")
+            time.sleep(0.3)
+
+
+def _health(url: str) -> dict[str, Any]:
+    try:
+        return dict(httpx.get(f"{url}/api/health", timeout=5).json())
+    except (httpx.HTTPError, ValueError):
+        return {}
+
+
+def _expect(answer: httpx.Response, status: int) -> None:
+    if answer.status_code != status:
+        raise DemoError(f"{answer.request.url.path} answered {answer.status_code}: {answer.text}")
+
+
+def _report(console: Console, verdict: Evaluation, run_id: str, seconds: float) -> None:
+    table = Table(title=f"Scripted voter on {verdict.n} eval prompts (synthetic)")
+    for column in ("model", "win rate", "correct", "well formed", "polite"):
+        table.add_column(column)
+    low, high = verdict.win_rate - verdict.margin, verdict.win_rate + verdict.margin
+    table.add_row("base", "", *_shares(verdict.base))
+    table.add_row(
+        run_id, f"{verdict.win_rate:.2f} ({low:.2f}–{high:.2f})", *_shares(verdict.aligned)
+    )
+    console.print(table)
+    console.print("Ties count half; in brackets the 95 % interval.")
+    console.print(f"The whole loop took {seconds:.0f} s.")
+
+
+def _shares(quality: Quality) -> tuple[str, str, str]:
+    return f"{quality.correct:.2f}", f"{quality.well_formed:.2f}", f"{quality.polite:.2f}"

@@ -1,0 +1,121 @@
+"""From a home's votes to a published adapter: what the admin page, the commands and the demo share.
+
+Owns the order of the steps (export → run → publish) and the state that people ask for. How each
+step works is the business of export, runs, publish and registry.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alignment.base import ResolvedBase, resolve_base
+from alignment.publish import Published, publish_run
+from alignment.registry import Registry
+from alignment.runs import Method, Run, Runs
+from alignment.settings import AlignmentSettings
+from annotation.export import (
+    Export,
+    PreparedExport,
+    export_preferences,
+    export_to_home,
+    prepare_export,
+)
+from annotation.faults import Fault
+from annotation.home import Home
+from annotation.journal import JournalReader
+from annotation.schema import Sampling
+
+STARTER_MAX_NEW_TOKENS = 64
+MAX_NEW_TOKENS = 160
+
+
+class NoVotesYet(Fault):
+    """A command that needs votes met a home that has none."""
+
+
+class Pipeline:
+    """The steps after voting, over one home and one base."""
+
+    def __init__(
+        self, home: Home, settings: AlignmentSettings, base: ResolvedBase, journal: JournalReader
+    ) -> None:
+        self._home = home
+        self._settings = settings
+        self._journal = journal
+        self.base = base
+        token = settings.hf_token
+        self._token = token.get_secret_value() if token else None
+        self.registry = Registry(home.root, base, token=self._token)
+        self.runs = Runs(home.root)
+
+    def preview(self) -> PreparedExport:
+        """The dataset that an export would write now."""
+        return prepare_export(self._journal)
+
+    def export(self, directory: Path | None = None) -> Export:
+        """Write the dataset to `directory`, or into the home under its hash."""
+        if directory is None:
+            return export_to_home(self._journal, self._home.root)
+        return export_preferences(self._journal, directory)
+
+    def train(self, method: Method, *, steps: int | None = None, seed: int = 0) -> Run:
+        """Export the votes as they are now and start a run on them; returns at once.
+
+        Raises RunError when a run is active or the examples are too few.
+        """
+        return self.runs.start(
+            method,
+            base=self.base,
+            export=self.export(),
+            steps=steps,
+            seed=seed,
+            min_examples=self._settings.min_examples,
+        )
+
+    def publish(self, run_id: str, repo: str) -> Published:
+        """Push a finished run's adapter and card to the Hub as `repo`.
+
+        A bare name goes under HUB_NAMESPACE. Raises PublishError without HF_TOKEN.
+        """
+        return publish_run(
+            self.runs.get(run_id).folder.path,
+            repo=repo,
+            namespace=self._settings.hub_namespace,
+            token=self._token,
+        )
+
+
+def default_sampling(base: ResolvedBase, *, seed: int = 0) -> Sampling:
+    """How pairs are drawn from a base: at temperature 1, so that the two answers differ."""
+    limit = STARTER_MAX_NEW_TOKENS if base.is_starter else MAX_NEW_TOKENS
+    return Sampling(max_new_tokens=limit, seed=seed)
+
+
+@contextmanager
+def open_pipeline(home: Home, settings: AlignmentSettings) -> Iterator[Pipeline]:
+    """The pipeline of a home for a command, beside a running app or without one."""
+    with open_reader(home) as journal:
+        base = resolve_base(settings, home.root, has_votes=journal.vote_count() > 0)
+        yield Pipeline(home, settings, base, journal)
+
+
+@contextmanager
+def open_reader(home: Home) -> Iterator[JournalReader]:
+    """The journal of a home for a command. Raises NoVotesYet where no app has run yet."""
+    if not home.journal.exists():
+        raise NoVotesYet(
+            f"The home {home.root} has no votes yet: start the app with `python app.py` and vote."
+        )
+    journal = JournalReader(home.journal)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def count_votes(home: Home) -> int:
+    """Live votes in a home's journal, 0 where there is none."""
+    if not home.journal.exists():
+        return 0
+    with open_reader(home) as journal:
+        return journal.vote_count()

@@ -1,0 +1,282 @@
+"""The served app, composed: settings → services → page → serve.
+
+Builds every service once and hands each what it needs; here `alignment` gives its models to
+`annotation`'s sampling, which closes the loop. What a handler does lives in the tabs' services.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import fastapi
+import gradio as gr
+import uvicorn
+from fastapi_offline import FastAPIOffline
+
+from alignment.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
+from alignment.admin_tab import AdminHandlers, build_admin_page
+from alignment.admin_view import ArgillaStatus
+from alignment.base import resolve_base
+from alignment.compare import Comparison
+from alignment.compare_tab import build_compare_tab
+from alignment.generation import SamplerProcess
+from alignment.pipeline import Pipeline, count_votes, default_sampling
+from alignment.settings import AlignmentSettings
+from alignment.starter import starter_prompts
+from annotation.api_errors import install_api_errors
+from annotation.argilla_server.launcher import EmbeddedArgilla
+from annotation.argilla_store import ArgillaConnection
+from annotation.argilla_sync import ArgillaSync
+from annotation.home import Home, HomeError, HomeLock, running_app
+from annotation.journal import Journal
+from annotation.prompts import load_prompts
+from annotation.routes import Health, build_vote_routes
+from annotation.sampling import PairPool
+from annotation.schema import Prompt, VoteSource, utc_now
+from annotation.settings import AnnotationSettings
+from annotation.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.voters import VoterCookies
+from annotation.voting import Voting
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 3
+MOUNT: dict[str, object] = {
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+}
+
+
+class Site:
+    """Every service of one home, started together and stopped in reverse."""
+
+    def __init__(
+        self,
+        annotation: AnnotationSettings,
+        alignment: AlignmentSettings,
+        prompts: list[Prompt] | None,
+        *,
+        synthetic: bool,
+    ) -> None:
+        self._closing = ExitStack()
+        self.home = Home(annotation.votetune_home)
+        self.base = resolve_base(alignment, self.home.root, has_votes=count_votes(self.home) > 0)
+        self.journal = Journal(self.home.journal)
+        self._closing.callback(self.journal.close)
+        self.pipeline = Pipeline(self.home, alignment, self.base, self.journal)
+        self.pipeline.runs.reconcile()
+        self.sampling = default_sampling(self.base)
+        self._votes_per_pair = annotation.votes_per_pair
+        self.sampler = self._sampler("sampler")
+        self.comparer = self._sampler("comparer")
+        self.pool = PairPool(
+            self.journal,
+            prompts or (starter_prompts() if self.base.is_starter else load_prompts(None)),
+            self.sampler,
+            model=lambda: self.pipeline.registry.policy().ref,
+            sampling=self.sampling,
+            votes_per_pair=annotation.votes_per_pair,
+        )
+        self.voting = Voting(
+            self.journal,
+            votes_per_pair=annotation.votes_per_pair,
+            side_secret=self.home.secret("side_secret"),
+            source=VoteSource.SYNTHETIC if synthetic else VoteSource.PAGE,
+        )
+        self.embedded = None if annotation.argilla_api_url else EmbeddedArgilla(self.home.root)
+        self._annotation = annotation
+        self.sync = ArgillaSync(
+            self.journal, self._argilla, votes_per_pair=annotation.votes_per_pair
+        )
+
+    def _sampler(self, name: str) -> SamplerProcess:
+        process = SamplerProcess(
+            self.base,
+            adapter_path=self.pipeline.registry.adapter_path,
+            log=self.home.root / f"{name}.log",
+        )
+        self._closing.callback(process.stop)
+        return process
+
+    def _argilla(self) -> ArgillaConnection | None:
+        settings = self._annotation
+        if self.embedded is None:
+            assert settings.argilla_api_url and settings.argilla_api_key
+            url, key = settings.argilla_api_url, settings.argilla_api_key.get_secret_value()
+        elif credentials := self.embedded.credentials():
+            url, key = credentials.api_url, credentials.api_key
+        else:
+            return None
+        return ArgillaConnection(url, key, settings.argilla_workspace, settings.argilla_dataset)
+
+    def start(self) -> None:
+        """Pairs first, then Argilla: voting begins before Argilla is up."""
+        self.pool.start()
+        self._closing.callback(self.pool.stop)
+        if self.embedded is not None:
+            self.embedded.start()
+            self._closing.callback(self.embedded.stop)
+        self.sync.start()
+        self._closing.callback(self.sync.stop)
+
+    def stop(self) -> None:
+        self._closing.close()
+
+    def pairs_ready(self) -> int:
+        return self.journal.ready_count(votes_per_pair=self._votes_per_pair, now=utc_now())
+
+    def argilla_status(self) -> ArgillaStatus:
+        credentials = self.embedded.credentials() if self.embedded else None
+        return ArgillaStatus(
+            state=self.sync.state,
+            url=credentials.api_url if credentials else self._annotation.argilla_api_url,
+            sign_in=(
+                f"Sign in as {credentials.username} with the password in "
+                f"`{self.home.root / 'argilla' / 'credentials.json'}`."
+                if credentials
+                else ""
+            ),
+            undelivered=self.journal.undelivered_count(),
+            last_error=self.sync.last_error,
+        )
+
+    def health(self) -> Health:
+        return Health(
+            status="ok",
+            pairs_ready=self.pairs_ready(),
+            argilla=self.sync.state,
+            undelivered=self.journal.undelivered_count(),
+            base_model=self.base.ref.label,
+        )
+
+
+def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
+    """The routes, the public page and the admin page on one FastAPI app, /admin behind its gate."""
+    app = FastAPIOffline(
+        docs_url="/api/docs",
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        static_url="/api/docs-assets",
+        title="Votetune",
+        description="Routes for voters. A voter is the bearer of the signed cookie.",
+    )
+    app.include_router(
+        build_vote_routes(site.voting, VoterCookies(site.home.secret("cookie_secret")), site.health)
+    )
+    theme = build_theme()
+    # Gradio's mount at / would swallow /admin, so /admin comes first.
+    gr.mount_gradio_app(
+        app,
+        build_admin_page(
+            AdminHandlers(
+                site.pipeline, door, argilla=site.argilla_status, pairs_ready=site.pairs_ready
+            )
+        ),
+        path=ADMIN_PATH,
+        theme=theme,
+        allowed_paths=[str(site.home.exports)],
+        **MOUNT,
+    )
+    gr.mount_gradio_app(
+        app, build_public_page(site), path="/", theme=theme, css_paths=[VOTE_CSS], **MOUNT
+    )
+    app.add_middleware(AdminGate, door=door)
+    return app
+
+
+def build_public_page(site: Site) -> gr.Blocks:
+    """The page that voters see: vote, and compare."""
+    comparison = Comparison(
+        site.pipeline.registry, site.comparer, max_new_tokens=site.sampling.max_new_tokens
+    )
+    with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
+        with gr.Tab("Vote", id="vote"):
+            build_vote_tab(site.base.notice)
+        with gr.Tab("Compare", id="compare"):
+            wire_load = build_compare_tab(comparison)
+        wire_load(page)
+    page.queue(default_concurrency_limit=4, max_size=64)
+    return page
+
+
+def serve_app(
+    annotation: AnnotationSettings, alignment: AlignmentSettings, *, synthetic: bool = False
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Everything that can be wrong with the settings is found before the home is touched: raises
+    Fault for a bad prompts file, a home in use, a taken port, a base that can't be had.
+    """
+    prompts = load_prompts(annotation.prompts) if annotation.prompts else None
+    home = Home(annotation.votetune_home)
+    if running := running_app(home):
+        raise HomeError(
+            f"Another app already serves the home {home.root} at {running.url} "
+            f"(process {running.pid}): stop it, or set another VOTETUNE_HOME."
+        )
+    listener = _listen(annotation.gradio_server_name, annotation.gradio_server_port)
+    home.prepare()
+    lock = HomeLock(home)
+    url = f"http://{annotation.gradio_server_name}:{annotation.gradio_server_port}"
+    try:
+        site = Site(annotation, alignment, prompts, synthetic=synthetic)
+        try:
+            site.start()
+            configured = alignment.admin_token.get_secret_value() if alignment.admin_token else None
+            token = load_admin_token(configured, home.admin_token)
+            config = uvicorn.Config(
+                build_app(site, AdminDoor(token)),
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+
+            def on_ready() -> None:
+                lock.announce(url)
+                _greet(site, url, token)
+
+            _Server(config, on_ready).run(sockets=[listener])
+        finally:
+            site.stop()
+    finally:
+        lock.release()
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise HomeError(
+            f"Port {port} on {host} can't be used ({error.strerror}): stop what listens there, "
+            "or set GRADIO_SERVER_PORT to another port."
+        ) from None
+    return listener
+
+
+def _greet(site: Site, url: str, token: str) -> None:
+    print(f"Vote   {url}", flush=True)  # noqa: T201
+    print(f"Admin  {url}{ADMIN_PATH}?token={token}", flush=True)  # noqa: T201
+    if site.base.notice:
+        print(site.base.notice, flush=True)  # noqa: T201

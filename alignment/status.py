@@ -1,0 +1,100 @@
+"""What `python app.py status` tells, read from the home alone, whether or not an app runs.
+
+Reads and never creates. The Argilla key is in `to_json` only, as interface.md promises.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+from alignment.base import bound_base
+from alignment.pipeline import open_reader
+from alignment.runs import Runs
+from annotation.argilla_server.launcher import load_credentials
+from annotation.export import ExportCounts, prepare_export
+from annotation.home import Home, running_app
+from annotation.settings import AnnotationSettings
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    id: str
+    method: str
+    state: str
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class HomeStatus:
+    """`base` and `policy` are labels, None before the first start; `app_url` where it is served."""
+
+    home: str
+    app_url: str | None
+    base: str | None
+    policy: str | None
+    pairs: int
+    counts: ExportCounts | None
+    undelivered: int
+    runs: tuple[RunLine, ...]
+    argilla_api_url: str | None
+    argilla_api_key: str | None
+
+    def to_json(self) -> str:
+        row = asdict(self) | {"votes": self.counts.votes if self.counts else 0}
+        return json.dumps(row, indent=2)
+
+    def to_text(self) -> str:
+        counts = self.counts
+        votes = (
+            f"{counts.votes} by {counts.voters} voters on {counts.pairs_voted} pairs, "
+            f"{counts.examples} preference examples"
+            if counts
+            else "none yet"
+        )
+        lines = [
+            ("home", self.home),
+            ("app", self.app_url or "not running"),
+            ("base", self.base or "chosen at the first start"),
+            ("policy", self.policy or "the base"),
+            ("pairs", str(self.pairs)),
+            ("votes", votes),
+            ("undelivered", str(self.undelivered)),
+            ("Argilla", self.argilla_api_url or "not running"),
+            *(("run", f"{r.id} {r.state}, step {r.step} of {r.steps}") for r in self.runs),
+        ]
+        return "\n".join(f"{name:<12}{value}" for name, value in lines)
+
+
+def load_status(settings: AnnotationSettings) -> HomeStatus:
+    """The state of the home that `settings` names."""
+    home = Home(settings.votetune_home)
+    running = running_app(home)
+    base = bound_base(home.root)
+    pairs, counts, undelivered = 0, None, 0
+    if home.journal.exists():
+        with open_reader(home) as journal:
+            pairs = sum(journal.pairs_per_prompt().values())
+            counts, undelivered = prepare_export(journal).counts, journal.undelivered_count()
+    url, key = _argilla(settings, home)
+    runs = Runs(home.root).list()
+    return HomeStatus(
+        home=str(home.root),
+        app_url=running.url if running else None,
+        base=base.label if base else None,
+        policy=base.label if base else None,
+        pairs=pairs,
+        counts=counts,
+        undelivered=undelivered,
+        runs=tuple(
+            RunLine(r.id, r.spec.method, str(r.state), r.status.step, r.spec.steps) for r in runs
+        ),
+        argilla_api_url=url,
+        argilla_api_key=key,
+    )
+
+
+def _argilla(settings: AnnotationSettings, home: Home) -> tuple[str | None, str | None]:
+    if settings.argilla_api_url and settings.argilla_api_key:
+        return settings.argilla_api_url, settings.argilla_api_key.get_secret_value()
+    found = load_credentials(home.root)
+    return (found.api_url, found.api_key) if found else (None, None)

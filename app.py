@@ -1,0 +1,209 @@
+"""Votetune: votes in, aligned model out. The command line; without a command it serves the app.
+
+Parses, calls one service, prints. What is served is composed in `alignment.site`; it is imported
+only there, so that a command need not wait for Gradio.
+"""
+
+import json
+import logging
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alignment.settings import AlignmentSettings
+from annotation.faults import Fault
+from annotation.home import Home
+from annotation.settings import AnnotationSettings, load_settings
+
+if TYPE_CHECKING:
+    from alignment.runs import Runs
+
+cli = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Votes in, aligned model out. Without a command: serve the app.",
+)
+RunId = Annotated[str, typer.Argument(help="A run's id, as `runs` lists it.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Stay until the run ends and print its metrics.")
+]
+
+
+class MethodName(StrEnum):
+    DPO = "dpo"
+    ORPO = "orpo"
+
+
+@cli.callback(invoke_without_command=True)
+def serve(
+    context: typer.Context,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", hidden=True, help="Label every vote synthetic.")
+    ] = False,
+) -> None:
+    """Serve the app on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
+    if context.invoked_subcommand is None:
+        from alignment.site import serve_app
+
+        serve_app(
+            load_settings(AnnotationSettings),
+            load_settings(AlignmentSettings),
+            synthetic=synthetic,
+        )
+
+
+@cli.command()
+def status(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As JSON, with Argilla's address and key.")
+    ] = False,
+) -> None:
+    """Base, policy, votes, undelivered, runs, Argilla's address."""
+    from alignment.status import load_status
+
+    found = load_status(load_settings(AnnotationSettings))
+    print(found.to_json() if as_json else found.to_text())
+
+
+@cli.command()
+def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
+    """Write the preference dataset: train.jsonl, dataset.json, card."""
+    from alignment.pipeline import open_reader
+    from annotation.export import export_preferences
+
+    with open_reader(_home()) as journal:
+        done = export_preferences(journal, directory)
+    print(f"{done.examples} examples of {done.counts.votes} votes in {done.directory}")
+    print(f"sha256 {done.sha256}")
+
+
+@cli.command()
+def train(
+    method: Annotated[MethodName, typer.Option(help="dpo or orpo.")],
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Optimizer steps; by the number of examples if unset.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the data order and of LoRA's start.")] = 0,
+    wait: Wait = False,
+) -> None:
+    """Start a run on the votes as they are now and print its id."""
+    from alignment.pipeline import open_pipeline
+
+    with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+        run = pipeline.train(method.value, steps=steps, seed=seed)
+        print(run.id, flush=True)
+        if wait:
+            _finish(pipeline.runs, run.id)
+
+
+@cli.command()
+def runs() -> None:
+    """List every run, oldest first."""
+    found = _runs().list()
+    if not found:
+        print("No run yet: start one with `python app.py train --method dpo`.")
+    for run in found:
+        why = f"  {run.reason}" if run.reason else ""
+        print(f"{run.id}  {run.state:<11}  step {run.status.step}/{run.spec.steps}{why}")
+
+
+@cli.command()
+def cancel(run_id: RunId) -> None:
+    """Stop a run."""
+    print(f"{_runs().cancel(run_id).id} cancelled")
+
+
+@cli.command()
+def resume(run_id: RunId, wait: Wait = False) -> None:
+    """Go on with a run that was stopped, from its last checkpoint."""
+    found = _runs()
+    print(f"{found.resume(run_id).id} goes on", flush=True)
+    if wait:
+        _finish(found, run_id)
+
+
+@cli.command()
+def sample(
+    model: Annotated[str, typer.Option(help="base, policy, a run's id or a Hub repo[@revision].")],
+    prompts: Annotated[Path, typer.Option(help="File of prompts.")],
+    out: Annotated[Path, typer.Option(help="JSONL to write.")],
+    per_prompt: Annotated[int, typer.Option(min=1, max=64, help="Completions a prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, max=5.0)] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write completions of one model as JSONL of {"prompt", "completion"}."""
+    from alignment.sample import sample_to_file
+    from annotation.prompts import read_prompts
+
+    count = sample_to_file(
+        _home(),
+        load_settings(AlignmentSettings),
+        model,
+        read_prompts(str(prompts)),
+        out,
+        per_prompt=per_prompt,
+        temperature=temperature,
+        seed=seed,
+    )
+    print(f"{count} completions in {out}")
+
+
+@cli.command()
+def publish(
+    run_id: RunId,
+    repo: Annotated[str, typer.Option(help="Name on the Hub, bare or with its owner.")],
+) -> None:
+    """Push a finished run's adapter and card to the Hub."""
+    from alignment.pipeline import open_pipeline
+
+    with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+        published = pipeline.publish(run_id, repo)
+    print(f"{published.repo}@{published.revision}")
+    print(published.url)
+
+
+@cli.command()
+def demo(
+    votes: Annotated[int, typer.Option(min=40, max=2000, help="Votes to cast.")] = 200,
+    method: Annotated[MethodName, typer.Option(help="dpo or orpo.")] = MethodName.DPO,
+) -> None:
+    """Walk the whole loop with scripted voters, labelled synthetic, in about three minutes."""
+    from alignment.demo import run_demo
+
+    run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
+
+
+def _home() -> Home:
+    return Home(load_settings(AnnotationSettings).votetune_home)
+
+
+def _runs() -> "Runs":
+    from alignment.runs import Runs
+
+    return Runs(_home().root)
+
+
+def _finish(found: "Runs", run_id: str) -> None:
+    """Show a run's progress until it ends; exit 1 unless it is done."""
+    from alignment.progress import watch_run
+
+    final = watch_run(found, run_id)
+    print(json.dumps(asdict(final), indent=2))
+
+
+def main() -> None:
+    """Run the command line; a Fault is one line on standard error and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        cli()
+    except Fault as fault:
+        print(" ".join(str(fault).split()), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The real app as a child process on a home of its own, for tests that go through its address."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parent.parent
+FOREIGN = ("ARGILLA_", "HF_", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_", "GRADIO_")
+START_TIMEOUT_S = 90
+
+
+def clean_environment(home: Path, **extra: str) -> dict[str, str]:
+    """The environment of a person who set nothing but the home and the starter model."""
+    own = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+    return own | {"VOTETUNE_HOME": str(home), "BASE_MODEL": "starter"} | extra
+
+
+def run_command(
+    home: Path, *words: str, timeout_s: float = 240, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """`python app.py words…` on this home."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "app.py"), *words],
+        env=clean_environment(home, **extra),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RunningApp:
+    """A served home. `said` is what the app printed."""
+
+    url: str
+    home: Path
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def admin_url(self) -> str:
+        return next(line.split()[1] for line in self.said.splitlines() if "Admin" in line)
+
+    def health(self) -> dict[str, object]:
+        return dict(httpx.get(f"{self.url}/api/health", timeout=10).json())
+
+    def admin_client(self) -> httpx.Client:
+        """A client that has exchanged the token for the cookie."""
+        client = httpx.Client(base_url=self.url, follow_redirects=True, timeout=60)
+        assert client.get(self.admin_url).status_code == 200
+        return client
+
+    def wait_for(self, what: str, is_true: "object", timeout_s: float = 90) -> None:
+        """Poll the health until `is_true(health)`."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.said
+            try:
+                if is_true(self.health()):  # type: ignore[operator]
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"no {what} within {timeout_s} s: {self.health()} {self.said}")
+
+    def stop(self) -> None:
+        """As Ctrl-C does; the exit must be clean."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) in (0, -signal.SIGTERM), self.said
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+def start_app(
+    home: Path,
+    *words: str,
+    port: int | None = None,
+    env: Mapping[str, str] | None = None,
+    wait: bool = True,
+) -> RunningApp:
+    """Start `python app.py` and, with `wait`, stay until it has a pair to show."""
+    port = port or free_port()
+    home.parent.mkdir(parents=True, exist_ok=True)
+    log = home.with_name(f"{home.name}.app.log")
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "app.py"), *words],
+            env=clean_environment(home, GRADIO_SERVER_PORT=str(port), **(env or {})),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    app = RunningApp(f"http://127.0.0.1:{port}", home, process, log)
+    if wait:
+        try:
+            app.wait_for("pair", lambda health: health["pairs_ready"] > 0, START_TIMEOUT_S)
+        except BaseException:
+            app.kill()
+            raise
+    return app

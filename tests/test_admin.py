@@ -1,0 +1,179 @@
+"""The admin page is closed: its page, config and every handler, by every route."""
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import pytest
+from running_app import RunningApp, run_command
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from alignment.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
+from alignment.admin_tab import AdminHandlers
+
+TOKEN = "right-token-of-the-owner"
+PATHS = [
+    "",
+    "/",
+    "/config",
+    "/info",
+    "/gradio_api/info",
+    "/gradio_api/queue/data",
+    "/gradio_api/heartbeat/x",
+    "/gradio_api/stream/x/0/0/playlist.m3u8",
+    "/gradio_api/startup-events",
+    "/gradio_api/file=/etc/passwd",
+    "/monitoring",
+    "/assets/index.js",
+    "/theme.css",
+]
+
+
+@pytest.fixture
+def gated() -> TestClient:
+    behind = Starlette(
+        routes=[
+            Route(path, lambda request: PlainTextResponse("behind"), methods=["GET", "POST"])
+            for path in ("/admin/", "/admin/deep", "/open")
+        ]
+    )
+    return TestClient(AdminGate(behind, door=AdminDoor(TOKEN)), base_url="http://app")
+
+
+def test_token_becomes_a_cookie_and_leaves_the_address(gated: TestClient) -> None:
+    answer = gated.get(f"/admin?token={TOKEN}", follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/admin/"
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert TOKEN not in cookie
+    assert gated.get("/admin/deep").text == "behind"
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin", "/admin/", "/admin/deep", "//admin/deep", "/ADMIN/deep"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_nothing_under_admin_answers_a_stranger(gated: TestClient, path: str, method: str) -> None:
+    assert gated.request(method, f"http://app{path}").status_code == 401
+    assert gated.get("/open").text == "behind"
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    ["", "x", "votetune_admin=", f"votetune_admin={TOKEN}", "votetune_admin=é", "a;=b;;"],
+)
+def test_forged_cookies_do_not_open(gated: TestClient, cookie: str) -> None:
+    answer = gated.get("/admin/deep", headers={"cookie": cookie.encode()})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("query", ["token=wrong", "token=", "token=%00", f"Token={TOKEN}"])
+def test_wrong_tokens_do_not_open(gated: TestClient, query: str) -> None:
+    assert gated.get(f"/admin?{query}", follow_redirects=False).status_code == 401
+
+
+def test_another_token_shuts_old_cookies_out() -> None:
+    old, new = AdminDoor(TOKEN), AdminDoor(TOKEN + "2")
+    assert old.admits(f"{COOKIE}={old.cookie}")
+    assert not new.admits(f"{COOKIE}={old.cookie}")
+
+
+def test_generated_token_is_kept_for_the_owner_only(tmp_path: Path) -> None:
+    file = tmp_path / "admin_token"
+    token = load_admin_token(None, file)
+    assert len(token) >= 32
+    assert load_admin_token(None, file) == token
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert load_admin_token("configured-by-the-owner", file) == "configured-by-the-owner"
+
+
+def test_every_handler_asks_the_door_itself() -> None:
+    """Even without the gate, no handler runs: called straight, as a new mount might."""
+    handlers = AdminHandlers(
+        None,  # type: ignore[arg-type]
+        AdminDoor(TOKEN),
+        argilla=lambda: pytest.fail("ran"),
+        pairs_ready=lambda: pytest.fail("ran"),
+    )
+    stranger = gr.Request(headers={"cookie": "votetune_admin=guess"}, session_hash="x")
+    calls = {
+        "votes": (),
+        "preview": (),
+        "export": (),
+        "start": ("DPO", None),
+        "cancel": ("dpo-1",),
+        "runs": (None, []),
+        "watch": ("dpo-1", ""),
+        "publish": ("dpo-1", "name"),
+    }
+    public = {name for name in vars(AdminHandlers) if not name.startswith("_")}
+    assert public == set(calls), "a new handler wants a line here"
+    for name, arguments in calls.items():
+        with pytest.raises(gr.Error, match="Only the owner"):
+            getattr(handlers, name)(*arguments, request=stranger)
+
+
+@pytest.mark.slow
+@pytest.mark.argilla
+class TestRunningAdmin:
+    def test_every_path_refuses_a_stranger(self, voted_app: RunningApp) -> None:
+        for path in PATHS:
+            answer = httpx.get(f"{voted_app.url}/admin{path}")
+            assert answer.status_code == 401, path
+            assert "owner" in answer.text
+
+    def test_every_dependency_refuses_a_stranger_by_every_route(
+        self, voted_app: RunningApp
+    ) -> None:
+        with voted_app.admin_client() as admin:
+            config = admin.get("/admin/config").json()
+            assert admin.get("/admin/").status_code == 200
+        dependencies = config["dependencies"]
+        assert len(dependencies) >= 8
+        with httpx.Client(base_url=f"{voted_app.url}/admin/gradio_api") as stranger:
+            for dependency in dependencies:
+                body = {"data": [], "fn_index": dependency["id"], "session_hash": "guess"}
+                named = [f"/call/{dependency['api_name']}", f"/run/{dependency['api_name']}"]
+                for route in ["/queue/join", "/run/predict", "/api/predict", *named]:
+                    assert stranger.post(route, json=body).status_code == 401, route
+            for route in ("/cancel", "/reset", "/upload", "/component_server"):
+                assert stranger.post(route, json={}).status_code == 401, route
+        for run in json.loads(run_command(voted_app.home, "status", "--json").stdout)["runs"]:
+            assert run["state"] != "cancelled"
+
+    def test_the_public_page_knows_nothing_of_admin(self, voted_app: RunningApp) -> None:
+        public = httpx.get(f"{voted_app.url}/config").json()
+        names = {str(d["api_name"]) for d in public["dependencies"]}
+        assert names <= {"compare", "compare_models", "stop_compare"}
+        token = (voted_app.home / "admin_token").read_text().strip()
+        assert token not in json.dumps(public)
+
+    def test_the_owner_sees_state_and_no_secret(self, voted_app: RunningApp) -> None:
+        with voted_app.admin_client() as admin:
+            config = admin.get("/admin/config").json()
+            index = next(d["id"] for d in config["dependencies"] if d["api_name"] == "votes")
+            answer = call(admin, "votes", index)
+        secrets = json.loads((voted_app.home / "argilla" / "credentials.json").read_text())
+        assert "**200** votes by **8** voters" in answer
+        assert "Argilla](http" in answer
+        assert secrets["password"] not in answer
+        assert secrets["api_key"] not in answer
+
+
+def call(admin: httpx.Client, name: str, index: int) -> str:
+    """The first output of an endpoint, called as Gradio's client does."""
+    started = admin.post(f"/admin/gradio_api/call/{name}", json={"data": []})
+    assert started.status_code == 200, (index, started.text)
+    event = started.json()["event_id"]
+    stream = admin.get(f"/admin/gradio_api/call/{name}/{event}").text
+    found = re.search(r"event: complete\ndata: (.*)", stream)
+    assert found, stream
+    return str(json.loads(found[1])[0])
