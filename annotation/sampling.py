@@ -152,8 +152,12 @@ class PairPool:
             return False
         # Dry: few at first, so that the first voter waits for a short batch only.
         size = min(missing, LARGEST_BATCH, max(FIRST_BATCH, ready))
+        passed = self.passed_over
         made = self._draw(self._next_prompts(size))
-        self._barren = 0 if made else self._barren + 1
+        if made:
+            self._barren = 0
+        elif self.passed_over > passed:
+            self._barren += 1
         if self._barren >= BARREN_BATCHES:
             raise SamplingError(
                 f"{self._model().label} gives the same answer twice, or none, to every prompt: "
