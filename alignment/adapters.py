@@ -109,7 +109,7 @@ def pull_adapter(
     try:
         remote = call_again(lambda: probe(repo, revision, token=token), attempts=3, deadline_s=8.0)
         folder = models / remote.id.replace("/", "--") / remote.commit
-        if not (folder / RECORD).exists():
+        if not _is_whole(folder, base):
             _fetch(remote, base, models, folder, token)
     except HubError as error:
         raise _refusal(label, error) from None
@@ -145,10 +145,18 @@ def _fetch(
         pulled = Pulled(remote.id, remote.commit, (), utc_now(), incoming)
         _write_record(pulled)
         folder.parent.mkdir(exist_ok=True)
-        if not folder.exists():
-            incoming.rename(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        incoming.rename(folder)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _is_whole(folder: Path, base: ModelRef) -> bool:
+    try:
+        check_adapter(folder, base)
+    except ModelFilesError:
+        return False
+    return _load_record(folder / RECORD) is not None
 
 
 def _choose_files(remote: RemoteRepo) -> list[RemoteFile]:

@@ -98,8 +98,7 @@ class Registry:
         Raises RegistryError, with nothing registered: no network, no such repository or revision,
         gated, no adapter in it, not plain LoRA as safetensors, over 2 GiB, or of another base.
         """
-        if not is_repo_id(repo) or "/" not in repo:
-            raise RegistryError(f"{repo} is no name of a repository: use owner/name.")
+        _check_repo(repo)
         models = self._home / "models"
         try:
             with self._pulling:
@@ -158,6 +157,7 @@ class Registry:
         return ModelRef(self._base.base, self._base.base_revision, adapter, revision)
 
     def _from_repo(self, repo: str, revision: str | None, *, pull: bool) -> RegisteredModel:
+        _check_repo(repo)
         here = [p for p in self._pulled() if p.answers_to(repo, revision)]
         pinned = [p for p in here if revision is not None and p.commit.startswith(revision)]
         if pinned or (here and not pull):
@@ -194,6 +194,11 @@ class Registry:
 
 class _Unreachable(RegistryError):
     """The Hub did not answer, so what is here already may stand in."""
+
+
+def _check_repo(repo: str) -> None:
+    if not is_repo_id(repo) or "/" not in repo:
+        raise RegistryError(f"{repo} is no name of a repository: use owner/name.")
 
 
 def _is_done(folder: RunFolder) -> bool:
