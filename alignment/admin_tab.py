@@ -25,6 +25,7 @@ from annotation.faults import Fault
 
 POLL_S = 2.0
 PREVIEW_COLUMNS = ["prompt", "chosen", "rejected", "votes", "agreement"]
+QUIET: dict[str, Any] = {"show_progress": "hidden"}
 T = TypeVar("T")
 
 
@@ -49,16 +50,18 @@ class AdminHandlers:
         counts = self._pipeline.preview().counts
         return describe_votes(counts, self._pairs_ready(), self._argilla())
 
-    def preview(self, request: gr.Request) -> tuple[str, list[list[str]]]:
+    def preview(self, request: gr.Request) -> tuple[str, Any]:
         self._require_admin(request)
         prepared = self._pipeline.preview()
-        return describe_export(prepared), preview_rows(prepared)
+        rows = preview_rows(prepared)
+        return describe_export(prepared), gr.update(value=rows, visible=bool(rows))
 
-    def export(self, request: gr.Request) -> tuple[list[str], str]:
+    def export(self, request: gr.Request) -> tuple[Any, str]:
         self._require_admin(request)
         export = _shown(self._pipeline.export)
         files = [str(path) for path in sorted(export.directory.iterdir())]
-        return files, f"Saved {export.examples} examples in `{export.directory}`."
+        saved = f"Saved {export.examples} examples in `{export.directory}`."
+        return gr.update(value=files, visible=True), saved
 
     def start(self, method: str, steps: float | None, request: gr.Request) -> tuple[Any, str]:
         self._require_admin(request)
@@ -102,6 +105,11 @@ class AdminHandlers:
         published = _shown(lambda: self._pipeline.publish(_chosen(run_id), repo))
         return f"Published as [{published.repo}]({published.url}) at `{published.revision[:12]}`."
 
+    def pull(self, name: str, request: gr.Request) -> str:
+        self._require_admin(request)
+        model = _shown(lambda: self._pipeline.pull(name))
+        return f"`{model.name}` is here: choose it in the Compare tab."
+
     def _choose(self, run_id: str | None) -> Any:
         ids = [run.id for run in reversed(self._pipeline.runs.list())]
         value = run_id if run_id in ids else (ids[0] if ids else None)
@@ -114,66 +122,93 @@ class AdminHandlers:
 
 
 def build_admin_page(handlers: AdminHandlers) -> gr.Blocks:
-    """Layout first, then every event in one block."""
+    """The whole page, a section for each step of the loop: layout first, then its events."""
     with gr.Blocks(title="Votetune admin", analytics_enabled=False) as page:
         gr.Markdown("# Votetune admin")
         gr.Markdown("## Votes")
         votes = gr.Markdown(elem_id="admin-votes")
-        gr.Markdown("## Dataset")
-        with gr.Row():
-            preview = gr.Button("Preview", elem_id="admin-preview")
-            export = gr.Button("Export", elem_id="admin-export")
-        summary = gr.Markdown(elem_id="admin-export-summary")
-        rows = gr.Dataframe(
-            headers=PREVIEW_COLUMNS, interactive=False, wrap=True, label="First examples"
-        )
-        files = gr.Files(label="Exported files", interactive=False)
-        gr.Markdown("## Train")
-        with gr.Row():
-            method = gr.Radio(["DPO", "ORPO"], value="DPO", label="Method", elem_id="admin-method")
-            steps = gr.Number(
-                None, label="Steps (empty: by the number of examples)", precision=0, minimum=1
-            )
-        with gr.Row():
-            start = gr.Button("Start a run", variant="primary", elem_id="admin-start")
-            cancel = gr.Button("Cancel the run", elem_id="admin-cancel")
-        run = gr.Dropdown([], label="Run", elem_id="admin-run")
-        progress = gr.Markdown("No run yet.", elem_id="admin-progress")
-        with gr.Row():
-            loss = _line_plot("loss", "Loss")
-            margin = _line_plot("reward_margin", "Reward margin, chosen − rejected")
-            accuracy = _line_plot("reward_accuracy", "Reward accuracy", y_lim=[0, 1])
-        history = gr.Dataframe(
-            headers=["run", "state", "examples", "steps", "why"],
-            interactive=False,
-            wrap=True,
-            label="All runs",
-        )
-        gr.Markdown("## Publish")
-        with gr.Row():
-            repo = gr.Textbox(label="Hub repository", placeholder="my-aligned-model")
-            publish = gr.Button("Publish the chosen run", elem_id="admin-publish")
-        published = gr.Markdown(elem_id="admin-published")
-        seen, listed = gr.State(""), gr.State([])
         timer = gr.Timer(POLL_S)
-
-        quiet: dict[str, Any] = {"show_progress": "hidden"}
-        watched = [progress, loss, margin, accuracy, seen]
-        page.load(handlers.votes, None, votes, api_name="votes", **quiet)
-        page.load(handlers.runs, [run, listed], [run, history, listed], api_name="runs", **quiet)
-        timer.tick(handlers.votes, None, votes, api_name="poll_votes", **quiet)
-        timer.tick(
-            handlers.runs, [run, listed], [run, history, listed], api_name="poll_runs", **quiet
-        )
-        timer.tick(handlers.watch, [run, seen], watched, api_name="watch", **quiet)
-        run.change(handlers.watch, [run, seen], watched, api_name="watch_chosen", **quiet)
-        preview.click(handlers.preview, None, [summary, rows], api_name="preview")
-        export.click(handlers.export, None, [files, summary], api_name="export")
-        start.click(handlers.start, [method, steps], [run, progress], api_name="start")
-        cancel.click(handlers.cancel, run, progress, api_name="cancel_run")
-        publish.click(handlers.publish, [run, repo], published, api_name="publish")
+        page.load(handlers.votes, None, votes, api_name="votes", **QUIET)
+        timer.tick(handlers.votes, None, votes, api_name="poll_votes", **QUIET)
+        _build_dataset(handlers)
+        run = _build_training(handlers, page, timer)
+        _build_hub(handlers, run)
     page.queue(default_concurrency_limit=4)
     return page
+
+
+def _build_dataset(handlers: AdminHandlers) -> None:
+    gr.Markdown("## Dataset")
+    with gr.Row():
+        preview = gr.Button("Preview", elem_id="admin-preview")
+        export = gr.Button("Export", elem_id="admin-export")
+    summary = gr.Markdown(elem_id="admin-export-summary")
+    rows = gr.Dataframe(
+        headers=PREVIEW_COLUMNS,
+        interactive=False,
+        wrap=True,
+        label="First examples",
+        visible=False,
+    )
+    files = gr.Files(label="Exported files", interactive=False, visible=False)
+
+    preview.click(handlers.preview, None, [summary, rows], api_name="preview")
+    export.click(handlers.export, None, [files, summary], api_name="export")
+
+
+def _build_training(handlers: AdminHandlers, page: gr.Blocks, timer: gr.Timer) -> gr.Dropdown:
+    """Start, watch, cancel; returns the control that chooses a run."""
+    gr.Markdown("## Train")
+    with gr.Row():
+        method = gr.Radio(["DPO", "ORPO"], value="DPO", label="Method", elem_id="admin-method")
+        steps = gr.Number(0, label="Steps (0: by the number of examples)", precision=0, minimum=0)
+    with gr.Row():
+        start = gr.Button("Start a run", variant="primary", elem_id="admin-start")
+        cancel = gr.Button("Cancel the run", elem_id="admin-cancel")
+    run = gr.Dropdown([], label="Run", elem_id="admin-run")
+    progress = gr.Markdown("No run yet.", elem_id="admin-progress")
+    with gr.Row():
+        loss = _line_plot("loss", "Loss")
+        margin = _line_plot("reward_margin", "Reward margin, chosen − rejected")
+        accuracy = _line_plot("reward_accuracy", "Reward accuracy", y_lim=[0, 1])
+    history = gr.Dataframe(
+        headers=["run", "state", "examples", "steps", "why"],
+        interactive=False,
+        wrap=True,
+        label="All runs",
+    )
+    seen, listed = gr.State(""), gr.State([])
+
+    watched = [progress, loss, margin, accuracy, seen]
+    listing = ([run, listed], [run, history, listed])
+    page.load(handlers.runs, *listing, api_name="runs", **QUIET)
+    timer.tick(handlers.runs, *listing, api_name="poll_runs", **QUIET)
+    timer.tick(handlers.watch, [run, seen], watched, api_name="watch", **QUIET)
+    run.change(handlers.watch, [run, seen], watched, api_name="watch_chosen", **QUIET)
+    start.click(handlers.start, [method, steps], [run, progress], api_name="start")
+    cancel.click(handlers.cancel, run, progress, api_name="cancel_run")
+    return run
+
+
+def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
+    gr.Markdown("## Hub")
+    with gr.Row(equal_height=True):
+        repo = gr.Textbox(
+            label="Publish the chosen run as", placeholder="my-aligned-model", elem_id="admin-repo"
+        )
+        publish = gr.Button("Publish", elem_id="admin-publish")
+    published = gr.Markdown(elem_id="admin-published")
+    with gr.Row(equal_height=True):
+        remote = gr.Textbox(
+            label="Pull an aligned model",
+            placeholder="owner/name or owner/name@revision",
+            elem_id="admin-remote",
+        )
+        pull = gr.Button("Pull", elem_id="admin-pull")
+    pulled = gr.Markdown(elem_id="admin-pulled")
+
+    publish.click(handlers.publish, [run, repo], published, api_name="publish")
+    pull.click(handlers.pull, remote, pulled, api_name="pull")
 
 
 def plots(metrics: Sequence[Metric]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -190,7 +225,6 @@ def plots(metrics: Sequence[Metric]) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
 
 def _line_plot(y: str, title: str, **options: Any) -> gr.LinePlot:
     return gr.LinePlot(
-        pd.DataFrame({"step": [], y: []}),
         x="step",
         y=y,
         title=title,

@@ -32,8 +32,10 @@ def build_compare_tab(comparison: Comparison) -> Callable[[gr.Blocks], None]:
         elem_id="compare-prompt",
     )
     with gr.Row():
-        aligned = gr.Dropdown([], label="Aligned model", elem_id="compare-model", scale=2)
-        temperature = gr.Slider(0.0, 1.5, value=1.0, step=0.1, label="Temperature")
+        aligned = gr.Dropdown(
+            [], label="Aligned model", elem_id="compare-model", scale=2, min_width=260
+        )
+        temperature = gr.Slider(0.0, 1.5, value=1.0, step=0.1, label="Temperature", min_width=260)
     with gr.Row():
         ask = gr.Button("Compare", variant="primary", elem_id="compare-ask")
         stop = gr.Button("Stop", elem_id="compare-stop")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignment.base import ResolvedBase, resolve_base
 from alignment.publish import Published, publish_run
-from alignment.registry import Registry
+from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Method, Run, Runs
 from alignment.settings import AlignmentSettings
 from annotation.export import (
@@ -83,6 +83,11 @@ class Pipeline:
             namespace=self._settings.hub_namespace,
             token=self._token,
         )
+
+    def pull(self, name: str) -> RegisteredModel:
+        """Register the aligned model `owner/name[@revision]` of the Hub. Raises RegistryError."""
+        repo, _, revision = name.strip().partition("@")
+        return self.registry.pull(repo, revision or None)
 
 
 def default_sampling(base: ResolvedBase, *, seed: int = 0) -> Sampling:

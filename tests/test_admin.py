@@ -113,6 +113,7 @@ def test_every_handler_asks_the_door_itself() -> None:
         "runs": (None, []),
         "watch": ("dpo-1", ""),
         "publish": ("dpo-1", "name"),
+        "pull": ("owner/name",),
     }
     public = {name for name in vars(AdminHandlers) if not name.startswith("_")}
     assert public == set(calls), "a new handler wants a line here"
