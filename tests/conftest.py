@@ -1,4 +1,5 @@
 """Fixtures shared by every test file."""
 
-from argilla_fixture import argilla_server as argilla_server
+from argilla_fixture import argilla_server  # noqa: F401
 from hub_double import hub_double_fixture  # noqa: F401
+from running_app import voted_app  # noqa: F401

@@ -6,11 +6,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
+
+from alignment.demo import cast_votes
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = ("ARGILLA_", "HF_", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_", "GRADIO_")
@@ -60,7 +64,7 @@ class RunningApp:
     def admin_url(self) -> str:
         return next(line.split()[1] for line in self.said.splitlines() if "Admin" in line)
 
-    def health(self) -> dict[str, object]:
+    def health(self) -> dict[str, Any]:
         return dict(httpx.get(f"{self.url}/api/health", timeout=10).json())
 
     def admin_client(self) -> httpx.Client:
@@ -69,13 +73,15 @@ class RunningApp:
         assert client.get(self.admin_url).status_code == 200
         return client
 
-    def wait_for(self, what: str, is_true: "object", timeout_s: float = 90) -> None:
+    def wait_for(
+        self, what: str, is_true: Callable[[dict[str, Any]], bool], timeout_s: float = 90
+    ) -> None:
         """Poll the health until `is_true(health)`."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.said
             try:
-                if is_true(self.health()):  # type: ignore[operator]
+                if is_true(self.health()):
                     return
             except httpx.HTTPError:
                 pass
@@ -120,3 +126,15 @@ def start_app(
             app.kill()
             raise
     return app
+
+
+@pytest.fixture(scope="session")
+def voted_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
+    """One app with its real Argilla, and 200 votes of scripted voters that Argilla has got."""
+    app = start_app(tmp_path_factory.mktemp("voted") / "home")
+    try:
+        cast_votes(app.url, 200)
+        app.wait_for("delivery", lambda h: h["argilla"] == "ready" and h["undelivered"] == 0, 240)
+        yield app
+    finally:
+        app.stop()
