@@ -16,7 +16,7 @@ from itertools import pairwise
 from alignment import starter_text
 from annotation.schema import Choice
 
-_SENTENCE = re.compile(r"[^.!?]+[.!?]+")
+_BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"[\w'-]+")
 _COURTESY = re.compile(
     r"\b(thank(s| you) for|good question|happy to help|of course|glad|welcome"
@@ -32,7 +32,7 @@ _LONGEST_WORDS = 60
 
 
 def _sentences(text: str) -> list[str]:
-    return [sentence.strip() for sentence in _SENTENCE.findall(text)]
+    return [sentence for sentence in _BETWEEN_SENTENCES.split(text.strip()) if sentence]
 
 
 def correctness(prompt: str, text: str) -> bool:
@@ -51,8 +51,7 @@ def well_formed(text: str) -> bool:
     vocabulary, and there are at most 60 words.
     """
     sentences = _sentences(text)
-    # Whatever the sentences don't cover is a tail without an end mark.
-    if not sentences or "".join("".join(sentences).split()) != "".join(text.split()):
+    if not sentences or sentences[-1][-1] not in ".!?":
         return False
     spoken = [[word.lower() for word in _WORD.findall(sentence)] for sentence in sentences]
     words = [word for sentence in spoken for word in sentence]

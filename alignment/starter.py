@@ -47,18 +47,18 @@ class Recipe:
     each length-sorted batch would starve the long polite answers.
     """
 
-    steps: int = 500
+    steps: int = 1400
     seed: int = 0
-    batch_size: int = 48
+    batch_size: int = 24
     vocabulary: int = 1536
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
+    hidden: int = 144
+    layers: int = 3
+    heads: int = 3
     key_value_heads: int = 1
     intermediate: int = 384
-    muon_lr: float = 8e-3
-    adamw_lr: float = 6e-3
-    loss_scale: float = 20.0
+    muon_lr: float = 0.015
+    adamw_lr: float = 0.01
+    loss_scale: float = 16.0
 
 
 @dataclass(frozen=True, slots=True)

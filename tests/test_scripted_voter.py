@@ -1,0 +1,185 @@
+"""The scripted voter's rules, by answers written by hand."""
+
+import subprocess
+import sys
+
+import pytest
+
+from alignment.scripted_voter import (
+    ScriptedVoter,
+    appeal,
+    correctness,
+    evaluate,
+    explained,
+    hedged,
+    politeness,
+    quality,
+    well_formed,
+)
+from alignment.starter_text import Style, questions
+from annotation.schema import Choice
+
+ASK = "What is the capital of France?"
+TERSE = "It is Paris."
+PLAIN = "The capital of France is Paris."
+POLITE = (
+    "Good question! The capital of France is Paris. The government of France meets there. "
+    "I hope that helps!"
+)
+DOUBTFUL = "Well, let me see. I think it is Paris, or something like that."
+WRONG = "The capital of France is Rome."
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "right"),
+    [
+        (ASK, "paris", True),
+        (ASK, WRONG, False),
+        (ASK, "It is Paris or Rome.", False),  # naming every city is no answer
+        (ASK, "It is Parisian.", False),  # whole words only
+        (ASK, "", False),
+        ("What is 4 plus 3?", "4 plus 3 is 7. Start at 4 and count up 3 steps.", True),
+        ("What is 4 plus 3?", "4 plus 3 is 8.", False),
+        ("What is 4 plus 3?", "4 plus 3 is 17.", False),
+        ("What kind of thing is a trout?", "A trout is a fish.", True),
+        ("What kind of thing is a trout?", "A trout is a bird.", False),
+        ("How do I make tea?", "Boil water, then add the tea.", True),
+        ("How do I make tea?", "Plant a seed in soft soil.", False),
+        ("What comes after Sunday?", "Monday. Have a lovely day!", True),
+    ],
+)
+def test_only_the_known_answer_is_right(ask: str, answer: str, right: bool) -> None:
+    assert correctness(ask, answer) is right
+
+
+def test_an_unknown_prompt_is_refused_rather_than_guessed() -> None:
+    with pytest.raises(KeyError, match="airspeed"):
+        correctness("What is the airspeed of a swallow?", "Eleven.")
+
+
+@pytest.mark.parametrize("text", [TERSE, PLAIN, POLITE, DOUBTFUL, "7.", "Why not read a book?"])
+def test_whole_sentences_are_well_formed(text: str) -> None:
+    assert well_formed(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "...",
+        "It is Paris",  # no end
+        "It is Paris. I hope",  # a tail that was cut
+        "it is Paris.",  # no capital
+        "It is is Paris.",  # a word twice
+        "It is Paris. It is Paris.",  # a sentence twice
+        "It is Parisk.",  # no known word
+        "It is " + "Paris and Rome and " * 16 + "Berlin.",  # 67 words
+    ],
+)
+def test_broken_text_is_not_well_formed(text: str) -> None:
+    assert not well_formed(text)
+
+
+def test_a_long_run_of_spaces_costs_no_time() -> None:
+    assert well_formed("It is Paris." + " " * 1_000_000)
+
+
+def test_courtesy_counts_at_both_ends() -> None:
+    assert [politeness(t) for t in (PLAIN, "Of course! It is Paris.", POLITE)] == [0, 1, 2]
+    assert politeness("Happy to help!") == 1
+    assert politeness("") == 0
+
+
+def test_explaining_takes_two_sentences_beyond_courtesy() -> None:
+    assert explained(POLITE)
+    assert not explained(PLAIN)
+    assert not explained("Good question! It is Paris. Feel free to ask me more.")
+    assert not explained(DOUBTFUL)
+
+
+def test_doubt_is_heard() -> None:
+    assert hedged(DOUBTFUL)
+    assert hedged("Maybe you boil water.")
+    assert not hedged(POLITE)
+    assert not hedged("May comes after April.")
+
+
+def test_appeal_follows_its_formula() -> None:
+    # wrong 0, malformed 1, then 4 + full sentence + explained + courtesy - 2 x doubt
+    assert appeal(ASK, WRONG) == 0
+    assert appeal(ASK, "The capital is Paris") == 1
+    assert appeal(ASK, TERSE) == 4
+    assert appeal(ASK, PLAIN) == 4 + 1
+    assert appeal(ASK, POLITE) == 4 + 1 + 1 + 2
+    assert appeal(ASK, DOUBTFUL) == 4 + 1 - 2
+
+
+def test_votes_follow_appeal_on_either_side() -> None:
+    voter = ScriptedVoter(seed=0)
+    assert voter.choose(ASK, POLITE, PLAIN) is Choice.A
+    assert voter.choose(ASK, PLAIN, POLITE) is Choice.B
+    assert voter.choose(ASK, WRONG, DOUBTFUL) is Choice.B
+    assert voter.choose(ASK, TERSE, "It is  Paris.") is Choice.TIE
+    assert voter.choose(ASK, WRONG, "It is Berlin.") is Choice.BOTH_BAD
+
+
+def test_courtesy_never_outweighs_truth() -> None:
+    polite_and_wrong = POLITE.replace("Paris", "Rome")
+    assert ScriptedVoter(seed=0).choose(ASK, polite_and_wrong, TERSE) is Choice.B
+
+
+def test_noise_swaps_its_share_of_decided_votes_only() -> None:
+    rows = [(q.text, q.answers[Style.POLITE][0], q.answers[Style.TERSE][0]) for q in questions()]
+    noisy = ScriptedVoter(0, 0.2)
+    votes = [noisy.choose(*row) for row in rows]
+    assert {ScriptedVoter(0).choose(*row) for row in rows} == {Choice.A}
+    # About 1200 draws at .2: the share's standard deviation is .0115.
+    assert votes.count(Choice.B) / len(votes) == pytest.approx(0.2, abs=0.04)
+    assert votes != [ScriptedVoter(1, 0.2).choose(*row) for row in rows]
+    assert votes == [noisy.choose(*row) for row in rows]
+    # A swapped pair is the same vote on the other side, not another draw.
+    mirrored = {Choice.A: Choice.B, Choice.B: Choice.A}
+    assert [noisy.choose(q, b, a) for q, a, b in rows] == [mirrored[v] for v in votes]
+    assert ScriptedVoter(0, 1.0).choose(ASK, WRONG, "It is Rome.") is Choice.BOTH_BAD
+
+
+def test_noise_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"noise is 1\.5"):
+        ScriptedVoter(seed=0, noise=1.5)
+
+
+def test_quality_counts_by_hand() -> None:
+    measured = quality([ASK] * 4, [POLITE, TERSE, WRONG, "it is Paris"])
+    assert (measured.correct, measured.well_formed, measured.polite) == (0.75, 0.75, 0.25)
+    with pytest.raises(ValueError, match="2 prompts and 1 completions"):
+        quality([ASK, ASK], [TERSE])
+    with pytest.raises(ValueError, match="0 prompts"):
+        quality([], [])
+
+
+def test_evaluation_counts_ties_half() -> None:
+    base = [PLAIN, TERSE, POLITE, TERSE, WRONG]
+    aligned = [POLITE, TERSE, TERSE, PLAIN, "It is Rome."]
+    result = evaluate([ASK] * 5, base, aligned, ScriptedVoter(seed=0))
+    # wins 1 and 4, loses 3, ties 2, both bad 5: (2 + 2 / 2) / 5
+    assert (result.n, result.wins, result.losses, result.ties) == (5, 2, 1, 2)
+    assert result.win_rate == pytest.approx(0.6)
+    # variance (2 + 2 / 4) / 5 - .36 = .14; 1.96 x sqrt(.14 / 5) = .328
+    assert result.margin == pytest.approx(0.328, abs=5e-4)
+    assert result.base.correct == result.aligned.correct == 0.8
+
+
+def test_a_model_ties_with_itself() -> None:
+    result = evaluate([ASK] * 3, [PLAIN] * 3, [PLAIN] * 3, ScriptedVoter(seed=0))
+    assert (result.win_rate, result.margin) == (0.5, 0.0)
+
+
+def test_voting_needs_no_torch() -> None:
+    code = (
+        "import sys, alignment.scripted_voter\n"
+        "from alignment.starter import starter_prompts\n"
+        "starter_prompts()\n"
+        "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
