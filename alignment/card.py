@@ -118,21 +118,25 @@ def _summary(lineage: Lineage) -> str:
 
 
 def _loading(lineage: Lineage, repo: str) -> str:
-    if lineage.base_kind is BaseKind.FOLDER:
-        where = f'"path/to/{lineage.base}"'
-    elif lineage.base_kind is BaseKind.STARTER:
-        where = f'"{repo}", revision="{lineage.tag}", subfolder="{BASE_FOLDER}"'
+    if lineage.base_kind is BaseKind.STARTER:
+        # By folder: beside an adapter, from_pretrained takes its named base and never this one.
+        where, adapter = f'f"{{folder}}/{BASE_FOLDER}"', "folder"
+        first = f'folder = snapshot_download("{repo}", revision="{lineage.tag}")\n'
+        imports = "from huggingface_hub import snapshot_download\n"
     else:
         where = f'"{lineage.base}", revision="{lineage.base_revision}"'
+        if lineage.base_kind is BaseKind.FOLDER:
+            where = f'"path/to/{lineage.base}"'
+        adapter, first, imports = f'"{repo}", revision="{lineage.tag}"', "", ""
     return f"""\
 ## Loading
 ```python
-from peft import PeftModel
+{imports}from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained({where})
+{first}tokenizer = AutoTokenizer.from_pretrained({where})
 base = AutoModelForCausalLM.from_pretrained({where})
-model = PeftModel.from_pretrained(base, "{repo}", revision="{lineage.tag}")
+model = PeftModel.from_pretrained(base, {adapter})
 ```
 In Votetune on the same base: `python app.py sample --model {repo}@{lineage.tag} …`."""
 

@@ -98,10 +98,10 @@ class _Push:
 
     def create(self, repo: str, private: bool | None) -> str:
         """Make `repo` unless it is there; its name as the Hub spells it."""
-        made = call_again(
+        call_again(
             lambda: self.api.create_repo(repo, private=private, exist_ok=True), sleep=self.sleep
         )
-        return made.repo_id
+        return call_again(lambda: look_up(repo, None, token=self.token), sleep=self.sleep).id
 
     def run(self, repo: str, lineage: Lineage, files: Mapping[str, bytes | Path]) -> Published:
         oids = {name: _oids(content) for name, content in files.items()}

@@ -324,7 +324,7 @@ class HubDouble:
             )
         at = self._at(repo, revision)
         if verb == "tree":
-            return self._tree(request, at)
+            return self._tree(request, at, "/".join(rest[2:]))
         if verb == "paths-info":
             wanted = parse_qs(body.decode())["paths"]
             return JSONResponse([entry(p, at.files[p]) for p in wanted if p in at.files])
@@ -354,7 +354,7 @@ class HubDouble:
         owner = held.get("organization") or user
         kind = f"{held.get('type') or 'model'}s"
         name = f"{owner}/{held['name']}"
-        if role != "write" or owner != user:
+        if role != "write" or owner.lower() != user:
             raise Refusal(403, f"You don't have the rights to create a model under {owner!r}")
         prefix = "" if kind == "models" else f"{kind}/"
         known = self.repos.get((kind, name.lower()))
@@ -438,9 +438,11 @@ class HubDouble:
         repo.branches[branch] = self._at(repo, held.get("startingPoint", "main")).oid
         return Response()
 
-    def _tree(self, request: Request, at: Commit) -> Response:
+    def _tree(self, request: Request, at: Commit, folder: str) -> Response:
         start = int(request.query_params.get("cursor", "0"))
-        names = sorted(at.files)
+        names = [n for n in sorted(at.files) if not folder or n.startswith(f"{folder}/")]
+        if not names and folder:
+            raise Refusal(404, f"{folder} does not exist", "EntryNotFound")
         page = names[start : start + self.page_size]
         headers = {}
         if start + self.page_size < len(names):

@@ -1,0 +1,415 @@
+"""A finished run goes to the Hub as one commit, once, and comes back by id and revision."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hub_double import READER, STRANGER, WRITER, HubDouble, point_client
+from huggingface_hub import HfApi
+from small_files import write_model, write_run
+from tiny import make_tiny_model
+
+from alignment.base import ResolvedBase
+from alignment.card import BaseKind, Lineage, build_card
+from alignment.model_files import sha256_of
+from alignment.publish import Published, PublishError, load_published, publish_run
+from alignment.registry import Registry
+from alignment.run_store import RunState
+from alignment.starter import STARTER_DIR, starter_revision
+from annotation.schema import ModelRef
+
+FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "votetune.json"]
+# Every request of a publication that changes something, and what it asks to know where it stands.
+STEPS = (
+    "POST /api/repos/create",
+    "POST /api/validate-yaml",
+    "POST /api/models/ada/tuned/preupload",
+    "POST /ada/tuned.git/info/lfs/objects/batch",
+    "PUT /put/",
+    "POST /api/models/ada/tuned/commit/main",
+    "POST /api/models/ada/tuned/tag/",
+    "GET /api/models/ada/tuned$",
+)
+
+
+@pytest.fixture
+def base(hub_double: HubDouble, tmp_path: Path) -> ModelRef:
+    """A base model on the Hub whose card names a licence."""
+    model = write_model(tmp_path / "base")
+    (model / "README.md").write_text("---\nlicense: mit\n---\n")
+    return ModelRef("ada/chat", hub_double.add_repo("ada/chat", model))
+
+
+@pytest.fixture
+def run(base: ModelRef, tmp_path: Path) -> Path:
+    return write_run(tmp_path / "home", "dpo-1", base)
+
+
+def publish(run: Path, repo: str = "ada/tuned", token: str | None = WRITER, **more) -> Published:
+    naps: list[float] = []
+    done = publish_run(run, repo=repo, token=token, sleep=naps.append, **more)
+    assert sum(naps) <= 120
+    return done
+
+
+def titles(hub: HubDouble, repo: str = "ada/tuned") -> list[str]:
+    return [c.title for c in hub.repo(repo).commits]
+
+
+ONCE = ["initial commit", "Add the adapter of run dpo-1"]
+
+
+def test_a_run_comes_back_by_id_and_revision(hub_double: HubDouble, run: Path, base: ModelRef):
+    done = publish(run)
+    assert done.repo == "ada/tuned"
+    assert done.url == f"{hub_double.endpoint}/ada/tuned/tree/{done.revision}"
+    home = run.parent.parent / "another-home"
+    here = ResolvedBase(base, home, is_starter=False, notice=None)
+    for name in (f"ada/tuned@{done.revision}", "ada/tuned@run-dpo-1", "ada/tuned"):
+        pulled = Registry(home, here).get(name)
+        assert pulled.ref == ModelRef(base.base, base.base_revision, "ada/tuned", done.revision)
+        mine = run / "adapter" / "adapter_model.safetensors"
+        assert sha256_of(pulled.adapter_path / mine.name) == sha256_of(mine)
+
+
+def test_one_commit_holds_what_belongs_there_and_no_more(hub_double: HubDouble, run: Path):
+    done = publish(run)
+    repo = hub_double.repo("ada/tuned")
+    assert titles(hub_double) == ONCE
+    assert sorted(repo.head.files) == [".gitattributes", *FILES]
+    assert (repo.head.oid, repo.tags) == (done.revision, {"run-dpo-1": done.revision})
+    everything = b"".join(b.data for b in repo.head.files.values())
+    assert str(run).encode() not in everything
+    assert b"secret things" not in everything
+
+
+def test_the_lineage_pins_what_the_run_was_made_from(
+    hub_double: HubDouble, run: Path, base: ModelRef
+):
+    publish(run)
+    row = json.loads(hub_double.repo("ada/tuned").head.files["votetune.json"].data)
+    assert row["run"] == "dpo-1"
+    assert (row["base"], row["base_revision"]) == (base.base, base.base_revision)
+    assert (row["dataset_sha256"], row["votes"], row["examples"]) == ("d" * 64, 40, 30)
+    assert row["settings"]["learning rate"] == "0.001"
+    assert row["versions"] == {"torch": "2.13.0", "trl": "1.16.0"}
+    assert row["license"] == "mit"
+    weights = run / "adapter" / "adapter_model.safetensors"
+    assert row["adapter_sha256"] == sha256_of(weights)
+
+
+def test_publishing_again_pushes_nothing(hub_double: HubDouble, run: Path):
+    first = publish(run)
+    assert load_published(run) == first
+    hub_double.requests.clear()
+    assert publish(run) == first
+    (run / "published.json").unlink()
+    assert publish(run) == first
+    assert titles(hub_double) == ONCE
+    assert hub_double.lines("commit/|tag/|PUT ") == []
+
+
+def test_two_runs_share_a_repository_and_keep_their_tags(
+    hub_double: HubDouble, run: Path, base: ModelRef
+):
+    first = publish(run)
+    second = publish(write_run(run.parent.parent, "orpo-2", base, seed=5))
+    repo = hub_double.repo("ada/tuned")
+    assert repo.tags == {"run-dpo-1": first.revision, "run-orpo-2": second.revision}
+    assert repo.head.oid == second.revision
+    assert publish(run) == first, "an older run is still where it was"
+    assert repo.head.oid == second.revision
+
+
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [*((step, 503) for step in STEPS), *(("/commit/main", s) for s in (409, 412, 429, 500))],
+)
+def test_a_passing_fault_at_any_step_is_tried_again(
+    hub_double: HubDouble,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    status: int,
+):
+    # huggingface_hub itself waits between tries of some requests.
+    monkeypatch.setattr("time.sleep", lambda _s: None)
+    hub_double.fail(step, status)
+    done = publish(run)
+    assert [f.times for f in hub_double.faults] == [0], "the fault was met"
+    assert titles(hub_double) == ONCE
+    assert hub_double.repo("ada/tuned").tags == {"run-dpo-1": done.revision}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["lost request", "lost answer"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_torn_connection_at_any_step_leaves_one_commit(
+    hub_double: HubDouble,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    after: bool,
+):
+    monkeypatch.setattr("time.sleep", lambda _s: None)
+    hub_double.tear(step, after=after)
+    done = publish(run)
+    assert [f.times for f in hub_double.faults] == [0], "the fault was met"
+    assert titles(hub_double) == ONCE
+    assert hub_double.repo("ada/tuned").tags == {"run-dpo-1": done.revision}
+
+
+def test_an_upload_that_never_arrives_leaves_no_commit(
+    hub_double: HubDouble, run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("time.sleep", lambda _s: None)
+    hub_double.tear(r"PUT /put/", times=999)
+    with pytest.raises(PublishError, match="until then the adapter is in") as caught:
+        publish(run)
+    assert titles(hub_double) == ["initial commit"]
+    assert load_published(run) is None
+    assert "\n" not in str(caught.value)
+
+
+def test_somebody_elses_commit_in_between_is_kept(hub_double: HubDouble, run: Path):
+    publish(run, repo="ada/tuned")
+    hub_double.repo("ada/tuned").tags.clear()
+    other = HfApi(token=WRITER)
+    other.upload_file(path_or_fileobj=b"notes", path_in_repo="notes.txt", repo_id="ada/tuned")
+    hub_double.fail(r"/commit/main", 412)
+    write_again = write_run(run.parent.parent, "dpo-2", ModelRef("ada/chat", "0" * 40), seed=9)
+    done = publish(write_again)
+    head = hub_double.repo("ada/tuned").head
+    assert head.oid == done.revision
+    assert head.files["notes.txt"].data == b"notes"
+
+
+def test_retry_after_is_obeyed(hub_double: HubDouble, run: Path):
+    hub_double.fail(r"/commit/main", 429, Retry_After="17")
+    naps: list[float] = []
+    publish_run(run, repo="ada/tuned", token=WRITER, sleep=naps.append)
+    assert naps == [17.0]
+
+
+def test_a_file_that_a_gitignore_swallows_is_noticed(hub_double: HubDouble, run: Path):
+    hub_double.ignored.add("adapter_model.safetensors")
+    with pytest.raises(PublishError, match=r"adapter_model\.safetensors did not arrive"):
+        publish(run)
+    assert hub_double.repo("ada/tuned").tags == {}
+
+
+def test_a_bare_name_goes_under_the_namespace(hub_double: HubDouble, run: Path):
+    assert publish(run, repo="tuned").repo == "ada/tuned"
+    assert publish(run, repo="tuned", namespace="ada").repo == "ada/tuned"
+    assert publish(run, repo="Ada/Tuned").repo == "ada/tuned"
+    with pytest.raises(PublishError, match="lacks the permission"):
+        publish(run, repo="tuned", namespace="lab")
+
+
+def test_a_private_repository_is_private(hub_double: HubDouble, run: Path):
+    publish(run, private=True)
+    assert hub_double.repo("ada/tuned").private
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "reason"),
+    [
+        ("ada/tuned", None, r"nothing is published: set HF_TOKEN .* the adapter is in /"),
+        ("ada/tuned", "", "nothing is published: set HF_TOKEN"),
+        ("ada/tuned", "hf_nobody_knows_this_token_at_all", "the Hub refused HF_TOKEN"),
+        ("ada/tuned", READER, "HF_TOKEN lacks the permission"),
+        ("ada/tuned", STRANGER, "HF_TOKEN lacks the permission"),
+        ("a b", WRITER, "is no name for a repository"),
+        ("a/b/c", WRITER, "is no name for a repository"),
+        ("../etc", WRITER, "is no name for a repository"),
+        ("x" * 97, WRITER, "is no name for a repository"),
+    ],
+)
+def test_what_cannot_be_published_gets_one_line(
+    hub_double: HubDouble, run: Path, repo: str, token: str | None, reason: str
+):
+    with pytest.raises(PublishError, match=reason) as caught:
+        publish(run, repo=repo, token=token)
+    assert "\n" not in str(caught.value)
+    assert not token or token not in str(caught.value)
+    assert load_published(run) is None
+    assert [r.id for r in hub_double.repos.values()] == ["ada/chat"]
+
+
+def test_no_network_is_one_line(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    point_client(monkeypatch, "http://127.0.0.1:9", tmp_path / "other-cache")
+    with pytest.raises(PublishError, match="the connection to the Hub failed: try again online"):
+        publish(run)
+
+
+def test_a_run_without_an_adapter_is_not_published(
+    hub_double: HubDouble, base: ModelRef, tmp_path: Path
+):
+    home = tmp_path / "home"
+    going = write_run(home, "dpo-going", base, state=RunState.TRAINING)
+    with pytest.raises(PublishError, match="Run dpo-going is training and only a run that is done"):
+        publish(going)
+    with pytest.raises(PublishError, match="Run dpo-none is not in"):
+        publish(home / "runs" / "dpo-none")
+    torn = write_run(home, "dpo-torn", base)
+    (torn / "adapter" / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(PublishError, match="has no whole adapter"):
+        publish(torn)
+    assert hub_double.requests == []
+
+
+def test_a_tag_of_another_adapter_is_not_overwritten(hub_double: HubDouble, run: Path):
+    publish(run)
+    base = ModelRef("ada/chat", "0" * 40)
+    impostor = write_run(run.parent.parent / "elsewhere", "dpo-1", base, seed=8)
+    with pytest.raises(PublishError, match="already has a tag run-dpo-1 of another adapter"):
+        publish(impostor)
+    assert titles(hub_double) == ONCE
+
+
+def test_the_token_stays_with_the_hub(hub_double: HubDouble, run: Path):
+    publish(run)
+    stored = [r for r in hub_double.requests if r.host == "localhost"]
+    assert [r.method for r in stored] == ["PUT"]
+    assert all(r.authorization is None for r in stored)
+    kept = "".join(p.read_text("latin-1") for p in run.rglob("*") if p.is_file())
+    pushed = b"".join(b.data for b in hub_double.repo("ada/tuned").head.files.values())
+    assert WRITER not in kept
+    assert WRITER.encode() not in pushed
+
+
+def test_a_folder_base_is_named_without_its_path(hub_double: HubDouble, tmp_path: Path):
+    base = ModelRef(str(tmp_path / "my-model"), "f" * 40)
+    publish(write_run(tmp_path / "home", "dpo-1", base))
+    files = hub_double.repo("ada/tuned").head.files
+    assert str(tmp_path).encode() not in b"".join(b.data for b in files.values())
+    assert json.loads(files["adapter_config.json"].data)["base_model_name_or_path"] == "my-model"
+    assert b"base_model:" not in files["README.md"].data
+
+
+def lineage(**changes) -> Lineage:
+    values = {
+        "run": "orpo-7",
+        "method": "orpo",
+        "base": "org/chat",
+        "base_revision": "b" * 40,
+        "base_kind": BaseKind.HUB,
+        "dataset_sha256": "d" * 64,
+        "votes": 40,
+        "voters": 3,
+        "synthetic_votes": 0,
+        "examples": 30,
+        "settings": (("beta", "0.1"),),
+        "final": (("loss", "0.25"),),
+        "versions": (("torch", "2.13.0"),),
+        "code_revision": None,
+        "adapter_sha256": "a" * 64,
+        "license": "mit",
+    }
+    return Lineage(**values | changes)
+
+
+def metadata(card: str) -> dict:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_cards_metadata_is_what_the_hub_reads():
+    assert metadata(build_card(lineage(), "ada/tuned")) == {
+        "base_model": "org/chat",
+        "base_model_relation": "adapter",
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "license": "mit",
+        "tags": ["votetune", "trl", "orpo", "lora"],
+    }
+
+
+def test_a_card_claims_no_base_or_licence_that_it_does_not_know():
+    card = build_card(lineage(base="starter", base_kind=BaseKind.STARTER, license=None), "ada/t")
+    assert not {"base_model", "base_model_relation", "license"} & metadata(card).keys()
+    assert "not a model of the Hub" in card
+
+
+def test_a_card_says_how_many_votes_are_synthetic():
+    card = build_card(lineage(synthetic_votes=40), "ada/tuned")
+    assert "**40 of 40 votes are synthetic**" in card
+    assert "synthetic" in metadata(card)["tags"]
+    assert "synthetic" not in build_card(lineage(), "ada/tuned")
+
+
+def test_a_card_counts_and_pins():
+    card = build_card(lineage(), "ada/tuned")
+    for fact in (
+        "30 preference examples",
+        "40 votes",
+        "3 voters",
+        "d" * 64,
+        "b" * 40,
+        "run-orpo-7",
+    ):
+        assert fact in card
+    assert "| beta | 0.1 |" in card
+
+
+PROBE = """
+import json, sys, torch
+ids = torch.tensor([[5, 6, 7, 8]])
+with torch.no_grad():
+    print(json.dumps(model(ids).logits[0, -1, :8].float().tolist()))
+"""
+
+
+def snippet(card: str) -> str:
+    return re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+
+
+def ask(code: str, env: dict[str, str]) -> list[float]:
+    done = subprocess.run(
+        [sys.executable, "-c", code + PROBE],
+        env=env | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def train_nothing(model: Path, base: ModelRef, adapter: Path) -> list[float]:
+    """Save a random LoRA adapter the way a run does; what it answers before it was saved."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from alignment.train import save_adapter
+
+    torch.manual_seed(3)
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).eval()
+    with torch.no_grad():
+        logits = tuned(torch.tensor([[5, 6, 7, 8]])).logits[0, -1, :8].float().tolist()
+    save_adapter(tuned, base, adapter)
+    return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hub", "starter"])
+def test_a_stranger_loads_it_by_the_cards_own_snippet(
+    hub_double: HubDouble, tmp_path: Path, kind: str
+):
+    model, base = STARTER_DIR, ModelRef("starter", starter_revision())
+    if kind == "hub":
+        model = make_tiny_model(tmp_path / "tiny")
+        base = ModelRef("ada/chat", hub_double.add_repo("ada/chat", model))
+    run = write_run(tmp_path / "home", "dpo-1", base)
+    expected = train_nothing(model, base, run / "adapter")
+    publish(run)
+    files = hub_double.repo("ada/tuned").head.files
+    assert ("base/model.safetensors" in files) == (kind == "starter")
+    code = snippet(files["README.md"].data.decode())
+    answered = ask(code, hub_double.environment(tmp_path / "stranger"))
+    assert answered == pytest.approx(expected, rel=1e-4, abs=1e-5)
