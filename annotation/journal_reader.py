@@ -25,7 +25,9 @@ from annotation.schema import Pair, Vote
 # SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
 IDS_PER_QUERY = 500
 _IDLE_CONNECTIONS = 8
-_UNDELIVERED = "delivered_revision < revision AND choice <> 'skip' AND source <> 'argilla'"
+_UNDELIVERED = (
+    "delivered_revision < revision AND counted AND choice <> 'skip' AND source <> 'argilla'"
+)
 
 
 class JournalReader:
@@ -112,7 +114,7 @@ class JournalReader:
     def undelivered_votes(self, limit: int) -> list[Vote]:
         """The oldest votes whose revision Argilla has not got, superseded ones too.
 
-        A skip never goes there, nor a vote that came from there.
+        What does not count, a skip above all, never goes there, nor what came from there.
         """
         rows = self._rows(
             f"SELECT * FROM votes WHERE {_UNDELIVERED} ORDER BY seq LIMIT ?",  # noqa: S608

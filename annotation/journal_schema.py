@@ -78,7 +78,7 @@ CREATE UNIQUE INDEX votes_live ON votes (pair_id, voter) WHERE superseded_at IS 
 CREATE INDEX votes_by_pair ON votes (pair_id, voter);
 CREATE INDEX votes_by_voter ON votes (voter);
 CREATE INDEX votes_undelivered ON votes (seq)
-    WHERE delivered_revision < revision AND choice <> 'skip' AND source <> 'argilla';
+    WHERE delivered_revision < revision AND counted AND choice <> 'skip' AND source <> 'argilla';
 
 CREATE TABLE vote_history (
     vote_id TEXT NOT NULL REFERENCES votes (id),

@@ -87,7 +87,7 @@ def mirror_vote(db: sqlite3.Connection, incoming: Vote, now: datetime) -> None:
     _pair_row(db, incoming.pair_id)
     on_its_way = db.execute(
         "SELECT 1 FROM votes WHERE pair_id = ? AND voter = ? AND delivered_revision < revision"
-        " AND choice <> 'skip' AND source <> 'argilla'",
+        " AND counted AND choice <> 'skip' AND source <> 'argilla'",
         (incoming.pair_id, incoming.voter),
     ).fetchone()
     if on_its_way is not None:

@@ -123,8 +123,12 @@ class GroupCommitWriter:
 
     def _abandon(self) -> None:
         # After a full disk SQLite has rolled back by itself, and a second ROLLBACK raises.
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            # The thread lives on: while this lasts, each write fails and tries it again.
+            _log.error("%s", translate(error, self._path))
 
 
 def _is_busy(error: Exception) -> bool:

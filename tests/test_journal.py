@@ -302,6 +302,19 @@ def test_a_failing_operation_leaves_its_neighbours_alone(journal: Journal) -> No
     assert (journal.note("before"), journal.note("after")) == ("1", "1")
 
 
+def test_an_error_that_leaves_the_transaction_open_is_cleared_away(journal: Journal) -> None:
+    gate = threading.Event()
+    held = journal._writer.submit(lambda db: gate.wait(10))
+    before = journal.set_note("k", "1")
+    failing = journal._writer.submit(lambda db: db.execute("SELECT * FROM nowhere"))
+    gate.set()
+    held.result(), before.result()
+    with pytest.raises(JournalError, match="no such table"):
+        failing.result()
+    journal.set_note("k", "2").result()
+    assert journal.note("k") == "2"
+
+
 def test_a_full_disk_stores_nothing_of_the_write_and_spares_its_neighbours(
     journal: Journal,
 ) -> None:
@@ -532,6 +545,7 @@ def test_a_retired_pair_is_out_of_play(journal: Journal) -> None:
     late = journal.add_vote(make_vote("v2", "p0"), issued_only=True).result().vote
     assert (late.counted, late.why) == (False, "its base model is no longer in use")
     assert journal.vote_count() == 1
+    assert [vote.id for vote in journal.undelivered_votes(9)] == ["v1"]
 
 
 def test_issuing_reads_an_index_and_no_whole_table(journal: Journal) -> None:
