@@ -1,0 +1,146 @@
+"""The real vote page, its real routes and a real journal, served by uvicorn on a free port."""
+
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from annotation.api_errors import install_api_errors
+from annotation.journal import Journal
+from annotation.routes import Health, build_vote_routes
+from annotation.schema import Completion, Message, ModelRef, Pair, Prompt, Sampling, Vote, utc_now
+from annotation.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.voters import VoterCookies
+from annotation.voting import Voting
+
+SECRET = b"a secret of the tests, 32 bytes.."
+BASE = ModelRef("starter", "0a1b2c3d" * 5)
+TUNED = ModelRef("starter", "0a1b2c3d" * 5, "run-7", "4e5f6a7b" * 5)
+MODEL_WORDS = ("starter", "run-7", "0a1b2c3d", "4e5f6a7b")
+"""What no page, storage or answer may contain before a vote is saved."""
+
+
+def build_pair(
+    number: int, first: str | None = None, second: str | None = None, *, prompt: str | None = None
+) -> Pair:
+    """Pair `pair-<number>`: its first completion is the base's, its second the tuned model's."""
+    return build_chat_pair(
+        number,
+        [Message("user", prompt or f"Question {number}: why is the sky blue?")],
+        first or f"Base answer {number}.",
+        second or f"Tuned answer {number}.",
+    )
+
+
+def build_chat_pair(number: int, messages: Sequence[Message], first: str, second: str) -> Pair:
+    sampling = Sampling()
+    return Pair(
+        id=f"pair-{number}",
+        prompt=Prompt(tuple(messages)),
+        completions=(Completion(first, BASE, sampling), Completion(second, TUNED, sampling)),
+        created_at=utc_now(),
+    )
+
+
+def build_public_page(notice: str | None) -> gr.Blocks:
+    with gr.Blocks(title="Votetune", analytics_enabled=False) as blocks, gr.Tabs():
+        with gr.Tab("Vote"):
+            build_vote_tab(notice)
+        with gr.Tab("Compare"):
+            gr.Markdown("## Compare")
+            gr.Textbox(label="Prompt", elem_id="compare-prompt")
+    return blocks
+
+
+@dataclass(slots=True)
+class Site:
+    """One running site. `stop` and `start` keep the journal, the address and the port."""
+
+    home: Path
+    votes_per_pair: int = 1
+    notice: str | None = None
+    root_path: str = ""
+    port: int = 0
+    journal: Journal = field(init=False)
+    _server: uvicorn.Server | None = None
+    _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(self.home / "journal.sqlite3")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.root_path}"
+
+    def add(self, *pairs: Pair) -> None:
+        self.journal.add_pairs(pairs).result(timeout=5)
+
+    def votes(self, *, include_superseded: bool = False) -> list[Vote]:
+        return self.journal.votes(include_superseded=include_superseded)
+
+    def start(self) -> None:
+        listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._build_app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=10)
+            self._server = self._thread = None
+
+    def close(self) -> None:
+        self.stop()
+        self.journal.close()
+
+    def _build_app(self) -> ASGIApp:
+        app = FastAPI()
+        voting = Voting(self.journal, votes_per_pair=self.votes_per_pair, side_secret=SECRET)
+        app.include_router(build_vote_routes(voting, VoterCookies(SECRET), self._health))
+        install_api_errors(app)
+        gr.mount_gradio_app(
+            app,
+            build_public_page(self.notice),
+            path="/",
+            theme=build_theme(),
+            css_paths=[VOTE_CSS],
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+        )
+        return BelowRootPath(app, self.root_path) if self.root_path else app
+
+    def _health(self) -> Health:
+        ready = self.journal.ready_count(votes_per_pair=self.votes_per_pair, now=utc_now())
+        return Health("ok", ready, "starting", self.journal.undelivered_count(), BASE.label)
+
+
+class BelowRootPath:
+    """What a server behind a proxy sees: paths below `root_path`, and nothing beside it."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            if not scope["path"].startswith(self._root_path + "/"):
+                await PlainTextResponse("outside", 404)(scope, receive, send)
+                return
+            scope = {**scope, "root_path": self._root_path}
+        await self._app(scope, receive, send)
