@@ -16,6 +16,7 @@ from alignment.hub import COMMIT, HubError, RemoteRepo, Trouble, call, call_agai
 from alignment.model_files import ModelFilesError, check_model_folder, weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, STARTER, AlignmentSettings
 from annotation.faults import Fault
+from annotation.home import Home, running_app
 from annotation.schema import ModelRef
 
 SMALL_FILES = (
@@ -71,22 +72,41 @@ class _Binding:
         return f"{self.base}@{self.revision[:12]}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A binding that must stay, and `holder`, the beginning of the sentence that says why."""
+
+    binding: _Binding
+    holder: str
+
+    def refuse(self, wanted: str) -> NoReturn:
+        bound = self.binding
+        revision = "" if bound.base == STARTER else f" BASE_REVISION={bound.revision}"
+        raise BaseModelError(
+            f"{self.holder} {bound.label}, and {wanted} is wanted: "
+            f"set BASE_MODEL={bound.base}{revision}, or another VOTETUNE_HOME."
+        )
+
+
 def resolve_base(settings: AlignmentSettings, home: Path, *, has_votes: bool) -> ResolvedBase:
     """The base model of `home`, its files on this disk, its commit pinned in `home`/base.json.
 
     Reads the network only where the pinned commit is not cached, after one probe of at most 3 s.
     Raises BaseModelError, having changed nothing in the home: the base does not exist, is gated,
     can't be reached, holds no safetensors, needs its own code, or is not the one that the home's
-    votes belong to. Only an unset BASE_MODEL on a home without votes falls back to the starter.
+    votes belong to or that an app running on it speaks. Only an unset BASE_MODEL on a home that
+    neither holds falls back to the starter.
     """
     home = home.absolute()
-    bound = _load_binding(home, has_votes=has_votes)
+    holder = _holder(home, has_votes=has_votes)
+    bound = _load_binding(home, is_held=holder is not None)
+    held = _Held(bound, holder) if bound and holder else None
     if settings.base_model is None:
-        resolved = _resolve_default(settings, bound, has_votes=has_votes)
+        resolved = _resolve_default(settings, bound, held)
     else:
-        resolved = _resolve_named(settings.base_model, settings, bound, has_votes=has_votes)
-    if bound and has_votes and not _same(bound, resolved.ref):
-        _refuse_mixing(bound, f"{resolved.ref.base}@{resolved.ref.base_revision[:12]}")
+        resolved = _resolve_named(settings.base_model, settings, bound, held)
+    if held and not _same(held.binding, resolved.ref):
+        held.refuse(f"{resolved.ref.base}@{resolved.ref.base_revision[:12]}")
     asked = None if resolved.is_starter else settings.base_revision
     binding = _Binding(resolved.ref.base, resolved.ref.base_revision, asked)
     if binding != bound:
@@ -96,42 +116,52 @@ def resolve_base(settings: AlignmentSettings, home: Path, *, has_votes: bool) ->
 
 def bound_base(home: Path) -> ModelRef | None:
     """The base that `home` is bound to, from its base.json alone; None before the first start."""
-    bound = _load_binding(home, has_votes=False)
+    bound = _load_binding(home, is_held=False)
     return ModelRef(bound.base, bound.revision) if bound else None
 
 
+def _holder(home: Path, *, has_votes: bool) -> str | None:
+    """Why the home must stay on the base that it is bound to, as a sentence's beginning."""
+    if has_votes:
+        return "This home's votes belong to"
+    app = running_app(Home(home))
+    if app is not None and app.pid != os.getpid():
+        return f"The app running at {app.url} speaks"
+    return None
+
+
 def _resolve_default(
-    settings: AlignmentSettings, bound: _Binding | None, *, has_votes: bool
+    settings: AlignmentSettings, bound: _Binding | None, held: _Held | None
 ) -> ResolvedBase:
-    if bound and has_votes and bound.base == STARTER:
+    if held and held.binding.base == STARTER:
         notice = (
-            f"{STARTER_NOTICE} This home's votes belong to it: "
+            f"{STARTER_NOTICE} {held.holder} it: "
             f"set another VOTETUNE_HOME to begin with {DEFAULT_BASE_MODEL}."
         )
         return _starter(None, notice)
-    if bound and has_votes and not _same_name(bound.base, DEFAULT_BASE_MODEL):
-        _refuse_mixing(bound, f"{DEFAULT_BASE_MODEL}, the default,")
+    if held and not _same_name(held.binding.base, DEFAULT_BASE_MODEL):
+        held.refuse(f"{DEFAULT_BASE_MODEL}, the default,")
     try:
         return _hub_base(DEFAULT_BASE_MODEL, settings, bound)
     except HubError as error:
         wrong = error.trouble in (Trouble.TOKEN, Trouble.DISK) or (
             error.trouble is Trouble.REVISION and settings.base_revision is not None
         )
-        if wrong or (bound and has_votes):
+        if wrong or held:
             _refuse_hub_base(DEFAULT_BASE_MODEL, settings, error)
         notice = f"{STARTER_NOTICE} {DEFAULT_BASE_MODEL} is out of reach: {error}."
         return _starter(None, notice)
 
 
 def _resolve_named(
-    name: str, settings: AlignmentSettings, bound: _Binding | None, *, has_votes: bool
+    name: str, settings: AlignmentSettings, bound: _Binding | None, held: _Held | None
 ) -> ResolvedBase:
     folder = Path(name).expanduser()
     is_folder = name != STARTER and folder.is_dir()
     spelled = str(folder.resolve()) if is_folder else name
     # Refused before anything is downloaded.
-    if bound and has_votes and not _same_name(bound.base, spelled):
-        _refuse_mixing(bound, spelled)
+    if held and not _same_name(held.binding.base, spelled):
+        held.refuse(spelled)
     if name == STARTER:
         return _starter(settings.base_revision, STARTER_NOTICE)
     if is_folder:
@@ -264,13 +294,6 @@ def _refuse_hub_base(repo: str, settings: AlignmentSettings, error: HubError) ->
     raise BaseModelError(f"{what}: {remedy}." if remedy else f"{what}.") from None
 
 
-def _refuse_mixing(bound: _Binding, wanted: str) -> NoReturn:
-    raise BaseModelError(
-        f"This home's votes belong to {bound.label}, and {wanted} is wanted: "
-        f"set BASE_MODEL={bound.base} BASE_REVISION={bound.revision}, or another VOTETUNE_HOME."
-    )
-
-
 def _same_name(one: str, other: str) -> bool:
     # Ids of the Hub are case-insensitive; folders are not.
     return one == other or (
@@ -282,7 +305,7 @@ def _same(bound: _Binding, ref: ModelRef) -> bool:
     return _same_name(bound.base, ref.base) and bound.revision == ref.base_revision
 
 
-def _load_binding(home: Path, *, has_votes: bool) -> _Binding | None:
+def _load_binding(home: Path, *, is_held: bool) -> _Binding | None:
     path = home / "base.json"
     try:
         held = json.loads(path.read_text())
@@ -290,7 +313,7 @@ def _load_binding(home: Path, *, has_votes: bool) -> _Binding | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if not has_votes:
+        if not is_held:
             return None
         raise BaseModelError(
             f"{path} can't be read ({type(error).__name__}), so the base that this home's votes "
@@ -299,7 +322,12 @@ def _load_binding(home: Path, *, has_votes: bool) -> _Binding | None:
 
 
 def _save_binding(home: Path, binding: _Binding) -> None:
-    home.mkdir(parents=True, exist_ok=True)
     draft = home / f".base.json.{os.getpid()}"
-    draft.write_text(json.dumps(asdict(binding), indent=2) + "\n")
-    draft.replace(home / "base.json")
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_text(json.dumps(asdict(binding), indent=2) + "\n")
+        draft.replace(home / "base.json")
+    except OSError as error:
+        raise BaseModelError(
+            f"VOTETUNE_HOME={home} can't be written ({error.strerror}): name a folder that can be."
+        ) from None

@@ -1,6 +1,7 @@
 """Which base a home speaks: pinned, never mixed, and the starter only where nothing is bound."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -317,3 +318,24 @@ def test_base_revision_must_fit_what_has_no_hub(home: Path):
     assert resolve_base(fits, home, has_votes=False).ref.base_revision == revision
     with pytest.raises(BaseModelError, match=r"BASE_REVISION=main .* unset BASE_REVISION"):
         resolve_base(settings(base_model="starter", base_revision="main"), home, has_votes=False)
+
+
+def test_a_running_app_keeps_a_home_on_its_base(hub_double: HubDouble, home: Path, tmp_path: Path):
+    """A command beside the app must not bind the home to another base under its feet."""
+    hub_double.add_repo(DEFAULT_BASE_MODEL, write_model(tmp_path / "m"))
+    resolve_base(settings(base_model="starter"), home, has_votes=False)
+    app = {"url": "http://127.0.0.1:7860", "pid": os.getppid()}
+    (home / "app.json").write_text(json.dumps(app))
+    before = held(home)
+    with pytest.raises(BaseModelError, match=r"The app running at http://127.0.0.1:7860 speaks"):
+        resolve_base(settings(base_model=DEFAULT_BASE_MODEL), home, has_votes=False)
+    assert resolve_base(settings(), home, has_votes=False).is_starter
+    assert held(home) == before
+    (home / "app.json").write_text(json.dumps(app | {"pid": os.getpid()}))
+    assert not resolve_base(settings(), home, has_votes=False).is_starter
+
+
+def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BaseModelError, match=r"VOTETUNE_HOME=.*/file/home can't be written"):
+        resolve_base(settings(base_model="starter"), tmp_path / "file" / "home", has_votes=False)
