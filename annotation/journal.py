@@ -153,9 +153,9 @@ class Journal(JournalReader):
     def mirror(self, pairs: Sequence[Pair], votes: Sequence[Vote]) -> "Future[None]":
         """Take over what Argilla holds: unknown pairs, and votes cast or changed there.
 
-        `votes` are in the record's own order (`flipped` false). A vote that Argilla has not got
-        yet, an undo included, is never touched. All or none: give some hundreds at a time, so
-        that no voter waits behind them.
+        Votes are compared by their choice in the record's own order. A vote that Argilla has
+        not got yet, an undo included, is never touched. All or none: give some hundreds at a
+        time, so that no voter waits behind them.
         """
         now = self._clock()
 
