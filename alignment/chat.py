@@ -17,8 +17,12 @@ Tokenizer = Any
 """A transformers tokenizer; its own types would cost the web app the import."""
 
 
-class ChatError(Fault):
-    """A conversation that the template refuses; the message is the one line a person reads."""
+class GenerationError(Fault):
+    """Answers that could not be drawn; the message is the one line that a person reads."""
+
+
+class ChatError(GenerationError):
+    """A conversation that the chat template refuses, or a model without one."""
 
 
 def render_chat(
@@ -74,14 +78,16 @@ def encode_completion(
     answered = [*messages, Message("assistant", completion)]
     prompt = render_chat(tokenizer, messages, add_generation_prompt=True)
     full = render_chat(tokenizer, answered, add_generation_prompt=False)
-    # A template that rewrites earlier turns has no tail to cut off: then the text stands alone.
+    # A template that rewrites earlier turns leaves no tail: then the text stands alone.
     tail = full[len(prompt) :] if full.startswith(prompt) else ""
+    tail_ids = encode_text(tokenizer, tail)
+    ends = (index for index, token in enumerate(tail_ids) if token in end_ids)
+    end = next(ends, None)
     said = _disarm(completion, _special_pattern(tokenizer))
-    ids = encode_text(tokenizer, tail if tail.startswith(said) else said)
-    for index, token in enumerate(ids):
-        if token in end_ids:
-            return ids[: index + 1]
-    return [*ids, tokenizer.eos_token_id]
+    if end is not None and tail.startswith(said):
+        return tail_ids[: end + 1]
+    # So it does where the template adds to what was said: train on what was drawn, and its end.
+    return [*encode_text(tokenizer, said), tokenizer.eos_token_id if end is None else tail_ids[end]]
 
 
 def end_of_turn_ids(tokenizer: Tokenizer, folder: Path) -> frozenset[int]:

@@ -7,25 +7,23 @@ Importing this module costs no torch; `alignment.sampler_process` runs it in a c
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from alignment.base import ResolvedBase
-from alignment.chat import ChatError, encode_prompt, end_of_turn_ids, render_chat
-from alignment.sampler_process import GenerationError, SamplerProcess
+from alignment.chat import GenerationError, end_of_turn_ids, render_chat
+from alignment.loaded_model import LoadedModel
+from alignment.sampler_process import SamplerProcess
 from alignment.token_feed import TokenFeed
-from annotation.faults import Fault
-from annotation.prompts import clean_text, one_line
+from annotation.prompts import one_line
 from annotation.schema import Completion, ModelRef, Prompt, Sampling
 
 __all__ = ["GenerationError", "LocalGenerator", "SamplerProcess", "render_chat"]
 
 DType = Literal["bfloat16", "float32"]
-Finish = Literal["stop", "length"]
 BASE_ADAPTER = "__base__"
 """PEFT's own name for "no adapter" within a mixed batch."""
 
@@ -42,34 +40,6 @@ class _Row:
     prompt: int
     ids: list[int]
     adapter: str
-
-
-@dataclass(slots=True)
-class _Weights:
-    """What is loaded. `model` becomes a PeftModel with its first adapter."""
-
-    tokenizer: Any
-    model: Any
-    device: str
-    window: int
-    end_ids: frozenset[int]
-    adapters: OrderedDict[ModelRef, str] = field(default_factory=OrderedDict)
-    adapters_ever: int = 0
-
-    @property
-    def pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        # Any id will do where there is no pad token: padding is masked.
-        return int(pad) if pad is not None else 0
-
-    def text(self, ids: Sequence[int]) -> str:
-        return self.answer(ids)[0]
-
-    def answer(self, ids: Sequence[int]) -> tuple[str, Finish]:
-        """Text up to the end of turn, and whether there was one."""
-        end = next((i for i, token in enumerate(ids) if token in self.end_ids), None)
-        text = clean_text(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
-        return text, "length" if end is None else "stop"
 
 
 class LocalGenerator:
@@ -93,12 +63,12 @@ class LocalGenerator:
         self._device = device
         self._dtype = dtype
         self._lock = threading.Lock()
-        self._weights: _Weights | None = None
+        self._loaded: LoadedModel | None = None
 
     def load(self) -> None:
         """Load the base now; raises GenerationError."""
         with self._lock:
-            self._loaded()
+            self._load()
 
     def sample(
         self, prompts: Sequence[Prompt], *, model: ModelRef, sampling: Sampling, per_prompt: int
@@ -111,24 +81,26 @@ class LocalGenerator:
         self._check(model)
         answers: list[list[Completion]] = [[] for _ in prompts]
         with self._lock:
-            weights = self._loaded()
-            adapter = self._adapter(weights, model)
-            rows = [
-                _Row(index, ids, adapter)
-                for index, prompt in enumerate(prompts)
-                if (ids := _askable(weights, prompt, sampling)) is not None
-                for _ in range(per_prompt)
-            ]
-            with _seeded(weights, sampling.seed):
+            loaded = self._load()
+            adapter = self._adapter(loaded, model)
+            rows: list[_Row] = []
+            for index, prompt in enumerate(prompts):
+                try:
+                    row = _Row(index, loaded.prompt_ids(prompt, sampling), adapter)
+                except GenerationError as error:
+                    _log.warning("prompt %s is passed over: %s", prompt.id, error)
+                else:
+                    rows += [row] * per_prompt
+            with _seeded(loaded, sampling.seed):
                 for batch in _batches(rows, sampling.max_new_tokens):
-                    for row, ids in zip(batch, _generate(weights, batch, sampling), strict=True):
-                        text, finish = weights.answer(ids)
+                    for row, ids in zip(batch, _generate(loaded, batch, sampling), strict=True):
+                        text, finish = loaded.answer(ids)
                         answers[row.prompt].append(Completion(text, model, sampling, finish))
         return answers
 
     def stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
-    ) -> Iterator[tuple[str, ...]]:
+    ) -> Generator[tuple[str, ...], None, None]:
         """Yield the answers so far, one per model, all drawn in one batch; last the whole ones.
 
         Closing the iterator stops the generation. Raises GenerationError, also for a prompt
@@ -140,7 +112,7 @@ class LocalGenerator:
 
     def _stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
-    ) -> Iterator[tuple[str, ...]]:
+    ) -> Generator[tuple[str, ...], None, None]:
         feed = TokenFeed()
         thread = threading.Thread(
             target=self._feed, args=(feed, prompt, models, sampling), name="stream", daemon=True
@@ -159,17 +131,15 @@ class LocalGenerator:
             if feed.stopped.is_set():
                 return
         try:
-            weights = self._loaded()
-            ids = encode_prompt(weights.tokenizer, prompt.messages)
-            if (problem := _too_long(weights, ids, sampling)) is not None:
-                raise GenerationError(problem)
-            rows = [_Row(0, ids, self._adapter(weights, model)) for model in models]
-            feed.open(weights.text)
-            with _seeded(weights, sampling.seed):
-                drawn = _generate(weights, rows, sampling, feed)
-            feed.close(tuple(weights.text(new_ids) for new_ids in drawn))
-        except Fault as fault:
-            feed.fail(GenerationError(str(fault)))
+            loaded = self._load()
+            ids = loaded.prompt_ids(prompt, sampling)
+            rows = [_Row(0, ids, self._adapter(loaded, model)) for model in models]
+            feed.open(loaded.text)
+            with _seeded(loaded, sampling.seed):
+                drawn = _generate(loaded, rows, sampling, feed)
+            feed.close(tuple(loaded.text(new_ids) for new_ids in drawn))
+        except GenerationError as error:
+            feed.fail(error)
         # A thread's boundary: whatever went wrong is raised again where the answers are read.
         except Exception as error:  # noqa: BLE001
             _log.exception("a stream failed")
@@ -185,61 +155,39 @@ class LocalGenerator:
                 f"this app speaks {base.label}: choose a model of this base."
             )
 
-    def _loaded(self) -> _Weights:
-        if self._weights is None:
-            self._weights = _load(self._base, self._device, self._dtype)
-        return self._weights
+    def _load(self) -> LoadedModel:
+        if self._loaded is None:
+            self._loaded = _load(self._base, self._device, self._dtype)
+        return self._loaded
 
-    def _adapter(self, weights: _Weights, model: ModelRef) -> str:
+    def _adapter(self, loaded: LoadedModel, model: ModelRef) -> str:
         """PEFT's name for `model`, loaded if need be, with room made for it."""
         if model.adapter is None:
             return BASE_ADAPTER
-        if model in weights.adapters:
-            weights.adapters.move_to_end(model)
-            return weights.adapters[model]
+        if model in loaded.adapters:
+            loaded.adapters.move_to_end(model)
+            return loaded.adapters[model]
         folder = self._adapter_path(model)
         # PEFT would unpickle an adapter_model.bin instead.
         if folder is None or not (folder / "adapter_model.safetensors").is_file():
             raise GenerationError(
                 f"Adapter {model.label} has no adapter_model.safetensors here: train or pull it."
             )
-        weights.adapters_ever += 1
-        name = f"adapter{weights.adapters_ever}"
+        loaded.adapters_ever += 1
+        name = f"adapter{loaded.adapters_ever}"
         try:
-            _load_adapter(weights, name, folder)
+            _load_adapter(loaded, name, folder)
         except _unloadable() as error:
             # Half an adapter may hang in the base: the next request loads it all afresh.
-            self._weights = None
+            self._loaded = None
             raise GenerationError(
                 f"Adapter {model.label} can't be loaded ({one_line(error)}): is it a LoRA "
                 f"adapter of {self._base.ref.label}?"
             ) from error
-        weights.adapters[model] = name
-        if len(weights.adapters) > MAX_ADAPTERS:
-            weights.model.delete_adapter(weights.adapters.popitem(last=False)[1])
+        loaded.adapters[model] = name
+        if len(loaded.adapters) > MAX_ADAPTERS:
+            loaded.model.delete_adapter(loaded.adapters.popitem(last=False)[1])
         return name
-
-
-def _too_long(weights: _Weights, ids: Sequence[int], sampling: Sampling) -> str | None:
-    room = weights.window - sampling.max_new_tokens
-    if len(ids) <= room:
-        return None
-    return (
-        f"The prompt has {len(ids):,} tokens and this model takes {max(0, room):,} beside "
-        f"{sampling.max_new_tokens:,} for the answer: shorten it."
-    )
-
-
-def _askable(weights: _Weights, prompt: Prompt, sampling: Sampling) -> list[int] | None:
-    try:
-        ids = encode_prompt(weights.tokenizer, prompt.messages)
-        problem = _too_long(weights, ids, sampling)
-    except ChatError as error:
-        ids, problem = [], str(error)
-    if problem is None:
-        return ids
-    _log.warning("prompt %s is passed over: %s", prompt.id, problem)
-    return None
 
 
 def _batches(rows: Sequence[_Row], max_new_tokens: int) -> Iterator[list[_Row]]:
@@ -256,24 +204,24 @@ def _batches(rows: Sequence[_Row], max_new_tokens: int) -> Iterator[list[_Row]]:
 
 
 def _generate(
-    weights: _Weights, rows: Sequence[_Row], sampling: Sampling, feed: TokenFeed | None = None
+    loaded: LoadedModel, rows: Sequence[_Row], sampling: Sampling, feed: TokenFeed | None = None
 ) -> list[list[int]]:
     """New ids of each row, with its end of turn and the padding behind it."""
     import torch
 
     width = max(len(row.ids) for row in rows)
-    padded = [[weights.pad_id] * (width - len(row.ids)) + row.ids for row in rows]
+    padded = [[loaded.pad_id] * (width - len(row.ids)) + row.ids for row in rows]
     mask = [[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows]
-    options: dict[str, Any] = {"generation_config": _generation_config(weights, sampling)}
-    if weights.adapters:
+    options: dict[str, Any] = {"generation_config": _generation_config(loaded, sampling)}
+    if loaded.adapters:
         options["adapter_names"] = [row.adapter for row in rows]
     if feed is not None:
         options |= {"streamer": feed, "stopping_criteria": _stop_with(feed)}
     try:
         with torch.inference_mode():
-            drawn = weights.model.generate(
-                input_ids=torch.tensor(padded, device=weights.device),
-                attention_mask=torch.tensor(mask, device=weights.device),
+            drawn = loaded.model.generate(
+                input_ids=torch.tensor(padded, device=loaded.device),
+                attention_mask=torch.tensor(mask, device=loaded.device),
                 **options,
             )
         new_ids: list[list[int]] = drawn[:, width:].tolist()
@@ -285,12 +233,12 @@ def _generate(
     torch.cuda.empty_cache()
     half = len(rows) // 2
     return [
-        *_generate(weights, rows[:half], sampling),
-        *_generate(weights, rows[half:], sampling),
+        *_generate(loaded, rows[:half], sampling),
+        *_generate(loaded, rows[half:], sampling),
     ]
 
 
-def _generation_config(weights: _Weights, sampling: Sampling) -> Any:
+def _generation_config(loaded: LoadedModel, sampling: Sampling) -> Any:
     from transformers import GenerationConfig
 
     # top_k 0: transformers would cut at 50 on its own. At temperature 0 the best token wins.
@@ -302,8 +250,8 @@ def _generation_config(weights: _Weights, sampling: Sampling) -> Any:
     return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         top_k=0,
-        eos_token_id=sorted(weights.end_ids) or None,
-        pad_token_id=weights.pad_id,
+        eos_token_id=sorted(loaded.end_ids) or None,
+        pad_token_id=loaded.pad_id,
         **drawing,
     )
 
@@ -320,17 +268,17 @@ def _stop_with(feed: TokenFeed) -> Any:
 
 
 @contextmanager
-def _seeded(weights: _Weights, seed: int) -> Iterator[None]:
+def _seeded(loaded: LoadedModel, seed: int) -> Iterator[None]:
     """A random state of its own for what is drawn within, on the model's device too."""
     import torch
 
-    devices = [torch.cuda.current_device()] if weights.device.startswith("cuda") else []
+    devices = [torch.cuda.current_device()] if loaded.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 
 
-def _load(base: ResolvedBase, device: str | None, dtype: DType | None) -> _Weights:
+def _load(base: ResolvedBase, device: str | None, dtype: DType | None) -> LoadedModel:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils import logging as transformers_logging
@@ -352,7 +300,7 @@ def _load(base: ResolvedBase, device: str | None, dtype: DType | None) -> _Weigh
         ) from error
     # What a person set is what is drawn: no penalties or cuts from the repository's file.
     model.generation_config = GenerationConfig()
-    return _Weights(
+    return LoadedModel(
         tokenizer=tokenizer,
         model=model.to(device).eval(),
         device=device,
@@ -361,20 +309,20 @@ def _load(base: ResolvedBase, device: str | None, dtype: DType | None) -> _Weigh
     )
 
 
-def _load_adapter(weights: _Weights, name: str, folder: Path) -> None:
+def _load_adapter(loaded: LoadedModel, name: str, folder: Path) -> None:
     from peft import PeftConfig, PeftModel
 
     config = PeftConfig.from_pretrained(str(folder))
     if str(config.peft_type.value) != "LORA":
         raise ValueError(f"its type is {config.peft_type.value}")
     config.inference_mode = True
-    if not isinstance(weights.model, PeftModel):
-        weights.model = PeftModel(weights.model, config, adapter_name=name)
-    found = weights.model.load_adapter(str(folder), name, torch_device=weights.device)
+    if not isinstance(loaded.model, PeftModel):
+        loaded.model = PeftModel(loaded.model, config, adapter_name=name)
+    found = loaded.model.load_adapter(str(folder), name, torch_device=loaded.device)
     # PEFT only warns where names differ, and the base would answer under the adapter's name.
     if strangers := [*found.missing_keys, *found.unexpected_keys]:
         raise ValueError(f"{len(strangers)} of its weights fit nowhere, such as {strangers[0]}")
-    weights.model.eval()
+    loaded.model.eval()
 
 
 def _unloadable() -> tuple[type[Exception], ...]:

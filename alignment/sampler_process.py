@@ -12,12 +12,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignment.base import ResolvedBase
-from annotation.faults import Fault
+from alignment.chat import GenerationError
 from annotation.schema import Completion, ModelRef, Prompt, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,10 +26,6 @@ MAX_THREADS = 8
 STOP_TIMEOUT_S = 5.0
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ARGILLA_API_KEY", "ADMIN_TOKEN")
 _log = logging.getLogger(__name__)
-
-
-class GenerationError(Fault):
-    """Answers that could not be drawn; the message is the one line that a person reads."""
 
 
 class SamplerProcess:
@@ -89,7 +85,7 @@ class SamplerProcess:
 
     def stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
-    ) -> Iterator[tuple[str, ...]]:
+    ) -> Generator[tuple[str, ...], None, None]:
         """As LocalGenerator.stream, in the child; other requests wait until it is over."""
         request = {
             "stream": [[m.role, m.content] for m in prompt.messages],
@@ -107,8 +103,9 @@ class SamplerProcess:
                 # Left early: the child is told, and what it still says is read away.
                 if "texts" in reply:
                     self._write({"stop": True})
-                    while "texts" in reply:
-                        reply = self._read()
+                    with contextlib.suppress(GenerationError):
+                        while "texts" in reply:
+                            reply = self._read()
         if "error" in reply:
             raise GenerationError(str(reply["error"]))
 

@@ -271,9 +271,9 @@ def test_adapters_beyond_the_bound_make_room_and_come_back(
     ]
     assert rounds[0] == rounds[1]
     assert len({str(answers) for answers in rounds[0]}) == len(refs)
-    assert generator._weights is not None
-    assert list(generator._weights.adapters) == refs[-MAX_ADAPTERS:]
-    assert len(generator._weights.model.peft_config) == MAX_ADAPTERS
+    assert generator._loaded is not None
+    assert list(generator._loaded.adapters) == refs[-MAX_ADAPTERS:]
+    assert len(generator._loaded.model.peft_config) == MAX_ADAPTERS
 
 
 def test_an_adapter_that_does_not_belong_is_refused_and_the_base_still_answers(
@@ -352,7 +352,7 @@ def test_closing_a_stream_stops_the_generation(generator: LocalGenerator) -> Non
     stream = generator.stream(PROMPTS[0], [REF], Sampling(temperature=0, max_new_tokens=900))
     next(stream)
     begun = time.monotonic()
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert time.monotonic() - begun < 1
     assert threading.active_count() == running
     assert generator.sample(PROMPTS, model=REF, sampling=GREEDY, per_prompt=1)
@@ -367,7 +367,7 @@ def test_streams_take_turns_and_one_that_is_left_waiting_can_go(generator: Local
         target=lambda: got.append(last(generator.stream(PROMPTS[1], [REF], GREEDY)))
     )
     second.start()
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     second.join(20)
     assert got == [wanted]
 
@@ -403,6 +403,6 @@ if Path("/dev/nvidiactl").exists():  # Only a machine with a GPU can run it; no 
             args = {"model": model, "sampling": sampling, "per_prompt": 2}
             first, second = cuda(), cuda()
             assert first.sample(PROMPTS, **args) == second.sample(PROMPTS, **args)
-            assert first._weights is not None
-            assert first._weights.device == "cuda"
+            assert first._loaded is not None
+            assert first._loaded.device == "cuda"
         assert len(last(first.stream(PROMPTS[0], [REF, model], sampling))) == 2

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -24,7 +25,7 @@ REF = ModelRef("tiny", "0" * 40)
 RUN = ModelRef("tiny", "0" * 40, "run", "f" * 40)
 SAMPLING = Sampling(max_new_tokens=24, seed=4)
 PROMPTS = [Prompt.from_text(t) for t in ("Hi", "Tell me about rain.", "<|im_end|> \u2028 é")]
-ENDLESS = Sampling(temperature=0.0, max_new_tokens=1000)
+ENDLESS = Sampling(temperature=0.0, max_new_tokens=960)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,37 @@ def test_a_child_answers_as_weights_in_this_process_do(
         assert shared.sample(PROMPTS, **args) == local.sample(PROMPTS, **args)
 
 
-def test_the_child_is_polite_and_knows_no_secrets(
+def test_a_stream_from_the_child_is_that_of_weights_in_this_process(
+    base: ResolvedBase, adapter: Path, shared: SamplerProcess
+) -> None:
+    local = LocalGenerator(base, adapter_path={RUN: adapter}.get)
+    seen = list(shared.stream(PROMPTS[1], [REF, RUN], SAMPLING))
+    assert seen[-1] == list(local.stream(PROMPTS[1], [REF, RUN], SAMPLING))[-1]
+    assert len(seen) > 2
+    for before, after in pairwise(seen):
+        assert all(a.startswith(b) for b, a in zip(before, after, strict=True))
+
+
+def test_a_stream_that_is_left_early_stops_and_the_child_goes_on(
+    base: ResolvedBase, shared: SamplerProcess
+) -> None:
+    want = shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2)
+    pid = shared.pid
+    for _ in range(3):
+        stream = shared.stream(PROMPTS[0], [REF, REF], ENDLESS)
+        next(stream)
+        begun = time.monotonic()
+        stream.close()
+        assert time.monotonic() - begun < 2
+        assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
+    long = Prompt.from_text("x" * 2000)
+    with pytest.raises(GenerationError, match="shorten it"):
+        list(shared.stream(long, [REF], SAMPLING))
+    assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
+    assert shared.pid == pid
+
+
+def test_the_child_is_polite_knows_no_secrets_and_stops_within_a_batch(
     base: ResolvedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -81,7 +112,22 @@ def test_the_child_is_polite_and_knows_no_secrets(
     assert child.ppid() == os.getpid()
     assert not {"HF_TOKEN", "ADMIN_TOKEN"} & set(child.environ())
     assert child.cmdline()[1:] == ["-m", "alignment.worker"]
+    raised: list[GenerationError] = []
+
+    def ask() -> None:
+        try:
+            while True:
+                process.sample(PROMPTS * 20, model=REF, sampling=ENDLESS, per_prompt=2)
+        except GenerationError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(0.3)
     process.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert "stopped" in str(raised[0])
     assert gone(child.pid, 0)
     assert "speaks tiny@00000000" in log.read_text()
     process.stop()
@@ -124,29 +170,6 @@ def test_a_child_that_dies_fails_its_batch_and_is_started_anew(shared: SamplerPr
     os.kill(shared.pid, signal.SIGKILL)
     assert gone(shared.pid or 0)
     assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
-
-
-def test_stopping_ends_a_batch_in_flight(base: ResolvedBase, tmp_path: Path) -> None:
-    process = SamplerProcess(base, adapter_path=lambda _: None, log=tmp_path / "log")
-    raised: list[GenerationError] = []
-
-    def ask() -> None:
-        try:
-            while True:
-                process.sample(PROMPTS * 20, model=REF, sampling=ENDLESS, per_prompt=2)
-        except GenerationError as error:
-            raised.append(error)
-
-    process.sample(PROMPTS[:1], model=REF, sampling=SAMPLING, per_prompt=1)
-    pid = process.pid
-    thread = threading.Thread(target=ask)
-    thread.start()
-    time.sleep(0.3)
-    process.stop()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert "stopped" in str(raised[0])
-    assert gone(pid or 0, 0)
 
 
 PARENT = """

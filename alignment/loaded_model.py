@@ -1,0 +1,61 @@
+"""A model in memory, and what may be asked of it: prompts that fit, answers as text.
+
+Owns where an answer ends and which prompts are too long. Loads nothing and draws nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alignment.chat import GenerationError, Tokenizer, encode_prompt
+from annotation.prompts import clean_text
+from annotation.schema import ModelRef, Prompt, Sampling
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """Weights and tokenizer of one base. `model` becomes a PeftModel with its first adapter.
+
+    `window` is the longest sequence in tokens; `adapters` are PEFT's names, least used first.
+    """
+
+    tokenizer: Tokenizer
+    model: Any
+    device: str
+    window: int
+    end_ids: frozenset[int]
+    adapters: OrderedDict[ModelRef, str] = field(default_factory=OrderedDict)
+    adapters_ever: int = 0
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        # Any id will do where there is no pad token: padding is masked.
+        return int(pad) if pad is not None else 0
+
+    def prompt_ids(self, prompt: Prompt, sampling: Sampling) -> list[int]:
+        """Ids to answer from.
+
+        Raises GenerationError where they do not fit the window beside `max_new_tokens`, or the
+        chat template refuses the conversation.
+        """
+        ids = encode_prompt(self.tokenizer, prompt.messages)
+        room = max(0, self.window - sampling.max_new_tokens)
+        if len(ids) > room:
+            raise GenerationError(
+                f"The prompt has {len(ids):,} tokens and this model takes {room:,} beside "
+                f"{sampling.max_new_tokens:,} for the answer: shorten it."
+            )
+        return ids
+
+    def answer(self, ids: Sequence[int]) -> tuple[str, Finish]:
+        """Text up to the end of turn, and whether there was one."""
+        end = next((i for i, token in enumerate(ids) if token in self.end_ids), None)
+        text = clean_text(self.tokenizer.decode(list(ids[:end]), skip_special_tokens=True))
+        return text, "length" if end is None else "stop"
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.answer(ids)[0]
