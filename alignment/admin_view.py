@@ -33,14 +33,19 @@ def describe_votes(counts: ExportCounts, pairs_ready: int, argilla: ArgillaStatu
         else ""
     )
     lines = [
-        f"**{counts.votes}** votes by **{counts.voters}** voters on {counts.pairs_voted} pairs; "
-        f"{pairs_ready} pairs wait for a vote.{synthetic}",
-        f"They give **{counts.examples}** preference examples. Left out: {counts.ties} ties, "
+        f"{_count(counts.votes, 'vote')} by {_count(counts.voters, 'voter')} "
+        f"on {counts.pairs_voted} pairs; {pairs_ready} more wait for a vote.{synthetic}",
+        f"They give {_count(counts.examples, 'preference example')}. "
+        f"Left out: {counts.ties} ties, "
         f"{counts.both_bad} both bad, {counts.conflicts} without a majority, "
         f"{counts.eval_left_out} kept for evaluation.",
         _describe_argilla(argilla),
     ]
     return "\n\n".join(lines)
+
+
+def _count(number: int, word: str) -> str:
+    return f"**{number:,}** {word}{'' if number == 1 else 's'}"
 
 
 def _describe_argilla(argilla: ArgillaStatus) -> str:

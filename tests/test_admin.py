@@ -163,7 +163,7 @@ class TestRunningAdmin:
             index = next(d["id"] for d in config["dependencies"] if d["api_name"] == "votes")
             answer = call(admin, "votes", index)
         secrets = json.loads((voted_app.home / "argilla" / "credentials.json").read_text())
-        assert "**200** votes by **8** voters" in answer
+        assert "**200** votes by **8** voters on" in answer
         assert "Argilla](http" in answer
         assert secrets["password"] not in answer
         assert secrets["api_key"] not in answer
