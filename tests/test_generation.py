@@ -144,6 +144,23 @@ def test_a_drawn_answer_tokenises_to_what_was_drawn(tokenizer, generator: LocalG
         assert tokenizer.decode(ids) == completion.text + "<|im_end|>"
 
 
+def test_what_a_template_adds_to_an_answer_is_not_trained_on(base: ResolvedBase) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    turns = [Message("user", "Q")]
+    plain = encode_completion(tokenizer, turns, "A <|b", end_ids={EOS_ID})
+    assert tokenizer.decode(plain) == "A <|b<|im_end|>"
+    # As some do: an empty thought before the answer, or the answer rewritten.
+    for change in ("'<think></think>' + message['content']", "message['content'] | upper"):
+        tokenizer.chat_template = (
+            "{% for message in messages %}<|im_start|>{{ message['role'] }}:"
+            "{{ (" + change + ") if message['role'] == 'assistant' else message['content'] }}"
+            "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
+        )
+        assert encode_completion(tokenizer, turns, "A <|b", end_ids={EOS_ID}) == plain
+
+
 def test_ends_of_turn_are_those_of_tokenizer_and_configuration(tokenizer, tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [7, 9]}')
     (tmp_path / "config.json").write_text('{"eos_token_id": null}')
