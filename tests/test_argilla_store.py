@@ -177,7 +177,7 @@ class Bench:
 
     def annotator(self) -> httpx.Client:
         """A person who signs in to Argilla's own page with a password."""
-        name, password = f"person-{uuid.uuid4().hex[:8]}", "correct horse battery"
+        name, password = f"person-{uuid.uuid4().hex[:8]}", "x" * 64
         user = rg.User(username=name, password=password, role="annotator", client=self.sdk).create()
         user.add_to_workspace(
             next(w for w in self.sdk.workspaces if w.name == self.connection.workspace)
