@@ -203,6 +203,8 @@ def main() -> None:
     except Fault as fault:
         print(" ".join(str(fault).split()), file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ Builds every service once and hands each what it needs; here `alignment` gives i
 """
 
 import logging
+import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import NoReturn
 
 import fastapi
 import gradio as gr
@@ -42,6 +45,8 @@ from annotation.voting import Voting
 log = logging.getLogger(__name__)
 
 GRACE_S = 3
+BASE_NOTE = "base"
+"""The journal's note of the base that its waiting pairs were sampled from."""
 MOUNT: dict[str, object] = {
     "footer_links": [],
     "run_history": False,
@@ -66,6 +71,7 @@ class Site:
         self.base = resolve_base(alignment, self.home.root, has_votes=count_votes(self.home) > 0)
         self.journal = Journal(self.home.journal)
         self._closing.callback(self.journal.close)
+        self._retire_pairs_of_another_base()
         self.pipeline = Pipeline(self.home, alignment, self.base, self.journal)
         self.pipeline.runs.reconcile()
         self.sampling = default_sampling(self.base)
@@ -91,6 +97,15 @@ class Site:
         self.sync = ArgillaSync(
             self.journal, self._argilla, votes_per_pair=annotation.votes_per_pair
         )
+
+    def _retire_pairs_of_another_base(self) -> None:
+        # Only a home without votes may change its base; its waiting pairs are of the old one.
+        ref = self.base.ref
+        spoken = f"{ref.base}@{ref.base_revision}"
+        if self.journal.note(BASE_NOTE) not in (None, spoken):
+            retired = self.journal.retire_unvoted_pairs().result()
+            log.info("%d pairs of another base are retired", retired)
+        self.journal.set_note(BASE_NOTE, spoken).result()
 
     def _sampler(self, name: str) -> SamplerProcess:
         process = SamplerProcess(
@@ -163,9 +178,9 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         title="Votetune",
         description="Routes for voters. A voter is the bearer of the signed cookie.",
     )
-    app.include_router(
-        build_vote_routes(site.voting, VoterCookies(site.home.secret("cookie_secret")), site.health)
-    )
+    cookies = VoterCookies(site.home.secret("cookie_secret"))
+    app.include_router(build_vote_routes(site.voting, cookies, site.health))
+    install_api_errors(app)
     theme = build_theme()
     # Gradio's mount at / would swallow /admin, so /admin comes first.
     gr.mount_gradio_app(
@@ -210,6 +225,7 @@ def serve_app(
     Everything that can be wrong with the settings is found before the home is touched: raises
     Fault for a bad prompts file, a home in use, a taken port, a base that can't be had.
     """
+    signal.signal(signal.SIGTERM, _leave)
     prompts = load_prompts(annotation.prompts) if annotation.prompts else None
     home = Home(annotation.votetune_home)
     if running := running_app(home):
@@ -258,6 +274,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    # uvicorn raises the signal again when it is done; the default would skip every `finally`.
+    sys.exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

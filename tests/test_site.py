@@ -1,0 +1,43 @@
+"""The composed app: what a start does to a home, and that one process tree is left or none."""
+
+import sqlite3
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from running_app import start_app
+from tiny import make_tiny_model
+
+pytestmark = [pytest.mark.slow]
+
+
+def waiting_bases(home: Path) -> set[str]:
+    """Bases of the pairs that may still be shown."""
+    with sqlite3.connect(f"file:{home / 'journal.sqlite3'}?mode=ro", uri=True) as journal:
+        rows = journal.execute("SELECT * FROM pairs WHERE retired_at IS NULL").fetchall()
+    return {"starter" if '"starter"' in str(row) else "other" for row in rows}
+
+
+def test_another_base_on_a_home_without_votes_shows_only_its_own_pairs(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Say the number {n}.\n" for n in range(60)))
+    first = start_app(home, env={"PROMPTS": str(prompts)})
+    assert waiting_bases(home) == {"starter"}
+    children = psutil.Process(first.process.pid).children(recursive=True)
+    assert children
+    first.stop()
+    gone_by = time.monotonic() + 15
+    while any(child.is_running() for child in children) and time.monotonic() < gone_by:
+        time.sleep(0.1)
+    assert not [child for child in children if child.is_running()]
+    assert not (home / "app.json").exists()
+
+    tiny = make_tiny_model(tmp_path / "tiny")
+    second = start_app(home, env={"PROMPTS": str(prompts), "BASE_MODEL": str(tiny)})
+    try:
+        assert str(tiny) in str(second.health()["base_model"])
+        assert waiting_bases(home) == {"other"}
+    finally:
+        second.stop()
