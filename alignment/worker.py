@@ -32,12 +32,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Ctrl-C reaches the whole terminal; only the app decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(NICENESS)
     answers = _private_stdout()
     lines = _read_ahead(sys.stdin)
     hello = json.loads(lines.get())
     adapters: dict[ModelRef, Path] = {}
     generator = _build(hello, adapters.get)
+    # Only now: while it loads, on a new home, a first voter is waiting for it.
+    os.nice(NICENESS)
     while True:
         request = json.loads(lines.get())
         if "stop" in request:
