@@ -20,6 +20,8 @@ class Streamer(Protocol):
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
     ) -> Iterator[tuple[str, ...]]: ...
 
+    def start(self) -> None: ...
+
 
 class CompareError(Fault):
     """A comparison that cannot be made; the message is the one line that a person reads."""
@@ -32,6 +34,10 @@ class Comparison:
         self._registry = registry
         self._streamer = streamer
         self._max_new_tokens = max_new_tokens
+
+    def warm_up(self) -> None:
+        """Load the weights now, in the background: somebody is about to ask."""
+        self._streamer.start()
 
     def aligned_names(self) -> list[str]:
         """Newest first."""

@@ -4,23 +4,25 @@ Only draws and passes on. Which models exist is the registry's business; how the
 sampler's. Names are shown here: blind comparison goes through the vote path.
 """
 
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from alignment.compare import MAX_PROMPT_CHARACTERS, CompareError, Comparison
-from alignment.registry import RegistryError
+from alignment.compare import MAX_PROMPT_CHARACTERS, Comparison
+from annotation.faults import Fault
 
 WAITING = "…"
+SEEDS = 1 << 31
 NO_ALIGNED_MODEL = (
     "No aligned model yet. Once an admin has trained one on the votes, it appears here; "
     "until then the base answers alone."
 )
 
 
-def build_compare_tab(comparison: Comparison) -> Callable[[gr.Blocks], None]:
-    """Draw the tab inside the current Blocks; the returned function wires its load event."""
+def build_compare_tab(comparison: Comparison, tab: gr.Tab) -> None:
+    """Draw the tab; the models are listed, and the weights loaded, each time it is opened."""
     gr.Markdown("Ask both models the same thing. The answers are drawn afresh each time.")
     empty = gr.Markdown(NO_ALIGNED_MODEL, visible=False, elem_id="compare-empty")
     prompt = gr.Textbox(
@@ -46,27 +48,22 @@ def build_compare_tab(comparison: Comparison) -> Callable[[gr.Blocks], None]:
         aligned_answer = gr.Textbox(
             label="Aligned", lines=8, interactive=False, min_width=300, elem_id="compare-aligned"
         )
-    seed = gr.State(0)
 
-    def refresh() -> tuple[Any, Any]:
+    def refresh(chosen: str | None) -> tuple[Any, Any]:
+        comparison.warm_up()
         names = comparison.aligned_names()
-        return (
-            gr.update(choices=names, value=names[0] if names else None),
-            gr.update(visible=not names),
-        )
+        kept = chosen if chosen in names else next(iter(names), None)
+        return gr.update(choices=names, value=kept), gr.update(visible=not names)
 
-    def compare(
-        text: str, name: str | None, heat: float, count: int
-    ) -> Iterator[tuple[str, str, int]]:
-        yield WAITING, WAITING if name else "", count + 1
+    def compare(text: str, name: str | None, heat: float) -> Iterator[tuple[str, str]]:
+        yield WAITING, WAITING if name else ""
         try:
-            for base_text, aligned_text in comparison.answers(text, name, heat, count + 1):
-                yield base_text, aligned_text, count + 1
-        except (CompareError, RegistryError) as error:
-            yield "", "", count
-            raise gr.Error(str(error), print_exception=False) from None
+            yield from comparison.answers(text, name, heat, secrets.randbelow(SEEDS))
+        except Fault as fault:
+            yield "", ""
+            raise gr.Error(str(fault), print_exception=False) from None
 
-    inputs, outputs = [prompt, aligned, temperature, seed], [base_answer, aligned_answer, seed]
+    inputs, outputs = [prompt, aligned, temperature], [base_answer, aligned_answer]
     # One generation at a time for everybody: it shares two cores with sampling and training.
     wiring: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
     asked = gr.on(
@@ -80,9 +77,6 @@ def build_compare_tab(comparison: Comparison) -> Callable[[gr.Blocks], None]:
     )
     stop.click(None, None, None, cancels=[asked], api_name="stop_compare")
 
-    def on_load(page: gr.Blocks) -> None:
-        page.load(
-            refresh, None, [aligned, empty], api_name="compare_models", show_progress="hidden"
-        )
-
-    return on_load
+    tab.select(
+        refresh, aligned, [aligned, empty], api_name="compare_models", show_progress="hidden"
+    )

@@ -108,13 +108,11 @@ class Site:
         self.journal.set_note(BASE_NOTE, spoken).result()
 
     def _sampler(self, name: str) -> SamplerProcess:
-        process = SamplerProcess(
+        return SamplerProcess(
             self.base,
             adapter_path=self.pipeline.registry.adapter_path,
             log=self.home.root / f"{name}.log",
         )
-        self._closing.callback(process.stop)
-        return process
 
     def _argilla(self) -> ArgillaConnection | None:
         settings = self._annotation
@@ -129,8 +127,12 @@ class Site:
 
     def start(self) -> None:
         """Pairs first, then Argilla: voting begins before Argilla is up."""
+        self.sampler.start()
         self.pool.start()
+        self._closing.callback(self.comparer.stop)
+        # Left in reverse: a stopped sampler fails the batch that the pool would wait for.
         self._closing.callback(self.pool.stop)
+        self._closing.callback(self.sampler.stop)
         if self.embedded is not None:
             self.embedded.start()
             self._closing.callback(self.embedded.stop)
@@ -210,9 +212,8 @@ def build_public_page(site: Site) -> gr.Blocks:
     with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
         with gr.Tab("Vote", id="vote"):
             build_vote_tab(site.base.notice)
-        with gr.Tab("Compare", id="compare"):
-            wire_load = build_compare_tab(comparison)
-        wire_load(page)
+        with gr.Tab("Compare", id="compare") as tab:
+            build_compare_tab(comparison, tab)
     page.queue(default_concurrency_limit=4, max_size=64)
     return page
 
