@@ -101,18 +101,22 @@ class ArgillaApi:
                 return
             offset += page
 
-    def records_by_external_id(self, dataset_id: str, ids: Sequence[str]) -> list[Json]:
-        """Those of `ids` that exist, with their responses."""
+    def records_by_external_id(
+        self, dataset_id: str, ids: Sequence[str], *, responses: bool = True
+    ) -> list[Json]:
+        """Those of `ids` that exist, with or without their responses."""
         found: list[Json] = []
         for start in range(0, len(ids), IDS_PER_SEARCH):
             some = list(ids[start : start + IDS_PER_SEARCH])
             terms = {"type": "terms", "scope": _property("external_id"), "values": some}
             body = {"filters": {"and": [terms]}}
-            found += self._search(dataset_id, body, IDS_PER_SEARCH, 0)
+            found += self._search(dataset_id, body, IDS_PER_SEARCH, 0, responses=responses)
         return found
 
-    def _search(self, dataset_id: str, body: Json, limit: int, offset: int) -> list[Json]:
-        query = f"include=responses&offset={offset}&limit={limit}"
+    def _search(
+        self, dataset_id: str, body: Json, limit: int, offset: int, *, responses: bool = True
+    ) -> list[Json]:
+        query = f"offset={offset}&limit={limit}{'&include=responses' * responses}"
         path = f"/api/v1/datasets/{dataset_id}/records/search?{query}"
         return [item["record"] for item in self._call("POST", path, body)["items"]]
 

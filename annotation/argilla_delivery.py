@@ -92,7 +92,7 @@ class Delivery:
     def _send_votes(self, votes: Sequence[Vote]) -> int:
         ids = list(dict.fromkeys(vote.pair_id for vote in votes))
         pairs = {pair.id: pair for pair in self._journal.pairs(ids)}
-        found = self._api.records_by_external_id(self._dataset_id, ids)
+        found = self._api.records_by_external_id(self._dataset_id, ids, responses=False)
         receipts = {record["external_id"]: receipts_of(record) for record in found}
 
         def upsert(some: Sequence[Vote]) -> None:
@@ -123,6 +123,8 @@ class Delivery:
                 if vote.superseded_at is None and vote.source is not VoteSource.ARGILLA:
                     receipts[voter] = to_receipt(vote)
             item = to_record(pairs[pair_id])
+            if pair_id in known:
+                del item["fields"]
             item["metadata"] = to_metadata(pairs[pair_id], receipts)
             item["responses"] = [to_response(v, self._users[v.voter]) for v in decided.values()]
             items.append(item)
