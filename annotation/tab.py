@@ -9,6 +9,7 @@ from pathlib import Path
 import gradio as gr
 
 _PAGE = Path(__file__).parent / "vote_page"
+_SCRIPTS = ("text.js", "keep.js", "vote.js", "page.js")
 
 VOTE_CSS: Path = _PAGE / "vote.css"
 """Goes to `mount_gradio_app(css_paths=[VOTE_CSS])`."""
@@ -63,7 +64,7 @@ def build_vote_tab(notice: str | None) -> None:
     """
     gr.HTML(
         html_template=(_PAGE / "vote.html").read_text("utf-8"),
-        js_on_load=(_PAGE / "vote.js").read_text("utf-8"),
+        js_on_load="\n".join((_PAGE / name).read_text("utf-8") for name in _SCRIPTS),
         apply_default_css=False,
         elem_id="vote-page",
         # Read by the script and set as text: a template would run a "${" in it.

@@ -1,7 +1,5 @@
-// The vote page's behaviour: which pair is on screen, which votes wait to be saved, what is said.
-// Gradio runs this text once as the body of a function of `element` and `props` (gr.HTML, js_on_load).
-// It talks to the routes under /api alone, and treats every word of a model or of the server as text.
-"use strict";
+// Pairs fetched ahead, votes, undo, and the outbox's way to the server. Says what happened through
+// page.js and touches no element itself.
 
 const SIDES = [{ side: "a", name: "A" }, { side: "b", name: "B" }];
 const CHOICES = [
@@ -11,181 +9,12 @@ const CHOICES = [
   { choice: "both_bad", key: "4", label: "Both bad" },
   { choice: "skip", key: "S", label: "Skip" },
 ];
-const UNDO = { key: "U", label: "Undo" };
-const REASONS = ["correct", "clear", "safe", "style"];
-const ROLES = { system: "Instructions", user: "Person", assistant: "Assistant" };
-
 const AHEAD = 2; // pairs fetched before they are needed
 const MAX_OPEN = 4; // the server lends a voter no more than this
 const UNDOABLE = 20;
-const TIMEOUT_MS = 20_000;
 const LONGEST_WAIT_S = 30;
-const TOUCH_EVERY_MS = 30_000;
-const GONE_AFTER_MS = 150_000; // browsers slow a hidden tab's timers down to one a minute
-const TAB_KEY = "votetune.tab";
-const OUTBOX_PREFIX = "votetune.outbox.";
 const HOLDS_PREFIX = "votetune.holds.";
 const HELD = 0.5; // in place of a status: the server lent again what this voter's tabs already hold
-
-// ---------------------------------------------------------------- text that stays text
-
-const MARK_NAMES = {
-  0xad: "SHY", 0x200b: "ZWSP", 0x200c: "ZWNJ", 0x200d: "ZWJ", 0x200e: "LRM", 0x200f: "RLM",
-  0x202a: "LRE", 0x202b: "RLE", 0x202c: "PDF", 0x202d: "LRO", 0x202e: "RLO", 0x2060: "WJ",
-  0x2066: "LRI", 0x2067: "RLI", 0x2068: "FSI", 0x2069: "PDI", 0xfeff: "BOM",
-};
-const HIDDEN = new RegExp(
-  "([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u115f\\u1160\\u180e" +
-    "\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\u3164\\ufeff\\uffa0\\ufff9-\\ufffb" +
-    "\\u{e0000}-\\u{e007f}])\\1*",
-  "gu",
-);
-const MOST_MARKS = 400;
-// Joiners spell words in many scripts and build emoji: there they hide nothing.
-const JOINED = /(?:[\p{Extended_Pictographic}\ufe0f\u{1f3fb}-\u{1f3ff}]\u200d\p{Extended_Pictographic}|(?!\p{Script=Latin})[\p{L}\p{M}][\u200c\u200d](?!\p{Script=Latin})[\p{L}\p{M}])/u;
-
-function joins(text, at) {
-  const before = String.fromCodePoint(text.codePointAt(Math.max(0, at - 2)) ?? 32);
-  const start = before.length === 2 ? at - 2 : Math.max(0, at - 1);
-  return JOINED.test(text.slice(start, at + 3));
-}
-
-function markName(run) {
-  const code = run.codePointAt(0);
-  const name = MARK_NAMES[code] ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
-  const times = run.length / String.fromCodePoint(code).length;
-  return times > 1 ? `${name}×${times}` : name;
-}
-
-/** `text` as nodes that can do nothing: text, and a small mark for each character that hides. */
-function inert(text) {
-  const out = document.createDocumentFragment();
-  const shown = text.replace(/\r\n?/g, "\n");
-  let from = 0;
-  let marks = 0;
-  for (const found of shown.matchAll(HIDDEN)) {
-    if (joins(shown, found.index)) continue;
-    out.append(shown.slice(from, found.index));
-    const name = markName(found[0]);
-    out.append((marks += 1) > MOST_MARKS ? `[${name}]` : make("span", { className: "vt-mark", title: "invisible character" }, name));
-    from = found.index + found[0].length;
-  }
-  out.append(shown.slice(from));
-  out.normalize();
-  return out;
-}
-
-function make(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
-
-const part = (name) => element.querySelector(`[data-vt="${name}"]`);
-
-// ---------------------------------------------------------------- the server
-
-function apiRoot() {
-  const root = new URL(window.gradio_config?.root || "/", window.location.href);
-  return `${window.location.origin}${root.pathname.replace(/\/+$/, "")}/api/`;
-}
-
-/** {status, body, retryAfterS}; status 0 when no answer came. Never throws. */
-async function ask(method, path, body) {
-  const request = { method, keepalive: method !== "GET", signal: AbortSignal.timeout(TIMEOUT_MS) };
-  if (body !== undefined) {
-    request.headers = { "Content-Type": "application/json" };
-    request.body = JSON.stringify(body);
-  }
-  try {
-    const response = await fetch(apiRoot() + path, request);
-    const answer = await response.json().catch(() => null);
-    return { status: response.status, body: answer, retryAfterS: Number(response.headers.get("Retry-After")) || 0 };
-  } catch {
-    return { status: 0, body: null, retryAfterS: 0 };
-  }
-}
-
-function detailOf(answer) {
-  const detail = answer.body?.detail;
-  return typeof detail === "string" ? detail : `the server answered ${answer.status}.`;
-}
-
-// ---------------------------------------------------------------- what this browser keeps
-
-/** Storage that may be full or forbidden: then memory alone holds what it would have kept. */
-function kept(kind) {
-  try {
-    return window[kind];
-  } catch {
-    return null;
-  }
-}
-
-function keep(kind, key, value) {
-  try {
-    kept(kind)?.setItem(key, JSON.stringify(value));
-  } catch {
-    // Full: the page goes on from memory.
-  }
-}
-
-function recall(kind, key) {
-  try {
-    return JSON.parse(kept(kind)?.getItem(key) ?? "null");
-  } catch {
-    return null;
-  }
-}
-
-function keysOf(prefix) {
-  return Object.keys(kept("localStorage") ?? {}).filter((name) => name.startsWith(prefix));
-}
-
-function forget(key) {
-  kept("localStorage")?.removeItem(key);
-}
-
-const newId = () => `${Date.now()}-${Math.random().toString(36).slice(2)}`;
-
-// One tab: the pairs it holds (the first is on screen) and what it can take back.
-const tab = { id: newId(), open: [], past: [], ...recall("sessionStorage", TAB_KEY) };
-// Votes, amendments and undos on their way, oldest first; each is mirrored to localStorage.
-const outbox = [];
-
-function keepTab() {
-  keep("sessionStorage", TAB_KEY, tab);
-  tellOtherTabs();
-}
-
-function keepEntry(entry) {
-  keep("localStorage", OUTBOX_PREFIX + entry.id, { ...entry, tab: tab.id, touched: Date.now() });
-}
-
-function enqueue(entry) {
-  const waiting = { id: newId(), ...entry };
-  outbox.push(waiting);
-  keepEntry(waiting);
-  drain();
-}
-
-function dropEntry(entry) {
-  const at = outbox.indexOf(entry);
-  if (at >= 0) outbox.splice(at, 1);
-  forget(OUTBOX_PREFIX + entry.id);
-}
-
-/** Take over what this tab left before a reload, and what closed tabs left behind. */
-function adopt() {
-  for (const name of keysOf(OUTBOX_PREFIX).sort()) {
-    const entry = recall("localStorage", name);
-    const mine = entry && (entry.tab === tab.id || Date.now() - entry.touched > GONE_AFTER_MS);
-    if (!mine || outbox.some((other) => other.id === entry.id)) continue;
-    outbox.push(entry);
-    keepEntry(entry);
-  }
-  drain();
-}
 
 // ---------------------------------------------------------------- pairs: one on screen, some ahead
 
@@ -316,8 +145,9 @@ const REQUESTS = {
   amend: (entry) => ["PATCH", `votes/${encodeURIComponent(entry.vote)}`, { reasons: entry.reasons, comment: entry.comment }],
   undo: (entry) => ["DELETE", `votes/${encodeURIComponent(entry.vote)}`],
 };
-const SETTLED = { vote: voteSaved, amend: () => say("Noted, thank you."), undo: undoneSaved };
+const SETTLED = { vote: voteSaved, amend: () => say(`${savedLine} Noted.`.trim()), undo: undoneSaved };
 
+let savedLine = ""; // what was said of the newest saved vote
 let inFlight = null;
 let draining = false;
 let wake = () => {};
@@ -395,7 +225,8 @@ function voteSaved(entry, saved) {
   if (entry.choice === "skip") return say("Skipped.");
   countToday(1);
   showLast(saved.id, entry.choice);
-  return say(`Saved. ${modelsLine(saved.models)} ${countsLine(saved)}`);
+  savedLine = `Saved. ${modelsLine(saved.models)} ${countsLine(saved)}`;
+  return say(savedLine);
 }
 
 function modelsLine(models) {
@@ -423,204 +254,3 @@ function refused(entry, answer) {
   say(`${entry.kind === "vote" ? "That vote was not saved" : "That was not saved"}: ${detailOf(answer)}`);
   refill();
 }
-
-// ---------------------------------------------------------------- what the voter sees
-
-let emptyTimer = 0;
-
-function say(text) {
-  part("status").replaceChildren(inert(text));
-}
-
-function showPair() {
-  clearTimeout(emptyTimer);
-  const pair = tab.open[0];
-  part("pair").hidden = !pair;
-  setVotable(Boolean(pair));
-  // Said only if it lasts: the next pair is usually there within a blink.
-  if (!pair) return (emptyTimer = setTimeout(showEmpty, 300, "Fetching the next pair…"));
-  heard = true;
-  part("empty").replaceChildren();
-  showPrompt(pair.prompt);
-  for (const { side } of SIDES) {
-    const pane = part(`answer-${side}`);
-    pane.replaceChildren(inert(pair[side]));
-    pane.scrollTop = 0;
-  }
-  return undefined;
-}
-
-function showPrompt(messages) {
-  const single = messages.length === 1;
-  const turns = messages.map(({ role, content }) => {
-    const words = make("div", { className: "vt-words" }, inert(content));
-    return single ? words : make("div", { className: `vt-turn vt-${role}` }, make("h3", {}, ROLES[role] ?? role), words);
-  });
-  const box = part("prompt");
-  box.replaceChildren(...turns);
-  // The answers reply to the last turn, so a long conversation opens at its end.
-  box.scrollTop = single ? 0 : box.scrollHeight;
-}
-
-function showEmpty(text) {
-  if (tab.open.length) return;
-  clearTimeout(emptyTimer);
-  part("empty").replaceChildren(inert(text));
-}
-
-function setVotable(votable) {
-  for (const button of part("buttons").querySelectorAll("[data-choice]")) {
-    button.setAttribute("aria-disabled", String(!votable));
-  }
-}
-
-let today = null;
-let changes = 0; // votes saved and undone since the page was shown
-
-function countToday(change) {
-  changes += 1;
-  if (today !== null) showToday(today + change);
-}
-
-function showToday(count) {
-  today = Math.max(0, count);
-  part("today").textContent = today === 1 ? "1 vote from you today" : `${today} votes from you today`;
-}
-
-async function loadToday() {
-  const before = changes;
-  const answer = await ask("GET", "me/votes");
-  if (answer.status !== 200 || !Array.isArray(answer.body)) return;
-  // A vote was saved meanwhile, and the list may have it or not.
-  if (changes !== before) return void setTimeout(loadToday, 1000);
-  const day = new Date().toDateString();
-  const cast = answer.body.filter((receipt) => receipt.choice !== "skip" && !receipt.undone_at);
-  heard = heard || cast.length > 0;
-  showToday(cast.filter((receipt) => new Date(receipt.created_at).toDateString() === day).length);
-}
-
-// ---------------------------------------------------------------- why: optional, for the vote just saved
-
-let amending = null; // {vote, reasons, comment} of the newest saved vote
-
-function showLast(voteId, choice) {
-  flushComment();
-  amending = { vote: voteId, reasons: [], comment: "" };
-  part("comment").value = "";
-  part("last-title").textContent = `Your last vote: ${CHOICES.find((other) => other.choice === choice).label}. Why? (optional)`;
-  for (const button of part("reasons").children) button.setAttribute("aria-pressed", "false");
-  part("last").hidden = false;
-}
-
-function hideLast() {
-  amending = null;
-  part("last").hidden = true;
-}
-
-function amend() {
-  for (const entry of outbox.filter((other) => other.kind === "amend" && other.vote === amending.vote && other !== inFlight)) dropEntry(entry);
-  enqueue({ kind: "amend", ...amending });
-}
-
-function toggleReason(button, reason) {
-  if (!amending) return;
-  const chosen = !amending.reasons.includes(reason);
-  amending.reasons = REASONS.filter((other) => (other === reason ? chosen : amending.reasons.includes(other)));
-  button.setAttribute("aria-pressed", String(chosen));
-  amend();
-}
-
-function flushComment() {
-  const comment = part("comment").value.trim();
-  if (!amending || comment === amending.comment) return;
-  amending.comment = comment;
-  amend();
-}
-
-// ---------------------------------------------------------------- building, keys, start
-
-function buildAnswers() {
-  for (const { side, name } of SIDES) {
-    const title = make("h2", { id: `vt-title-${side}` }, `Answer ${name}`);
-    const text = make("div", { className: "vt-text", tabIndex: 0, role: "region" });
-    text.dataset.vt = `answer-${side}`;
-    text.setAttribute("aria-labelledby", title.id);
-    part("answers").append(make("div", { className: "vt-answer" }, title, text));
-  }
-}
-
-function buildButton({ key, label }, act) {
-  const button = make("button", { type: "button", className: "vt-button" }, make("kbd", {}, key), make("span", {}, label));
-  button.setAttribute("aria-keyshortcuts", key);
-  button.addEventListener("click", act);
-  part("buttons").append(button);
-  return button;
-}
-
-function buildButtons() {
-  for (const item of CHOICES) {
-    buildButton(item, () => vote(item.choice)).dataset.choice = item.choice;
-  }
-  buildButton(UNDO, undo).dataset.undo = "";
-}
-
-function buildReasons() {
-  for (const reason of REASONS) {
-    const button = make("button", { type: "button", className: "vt-reason" }, reason);
-    button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", () => toggleReason(button, reason));
-    part("reasons").append(button);
-  }
-  part("comment").addEventListener("change", flushComment);
-  part("last").addEventListener("submit", (event) => (event.preventDefault(), flushComment()));
-}
-
-function typing(target) {
-  return target instanceof Element && (target.isContentEditable || target.closest("input, textarea, select") !== null);
-}
-
-function onKey(event) {
-  if (event.repeat || event.isComposing || event.defaultPrevented) return;
-  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-  if (typing(event.target) || !element.checkVisibility()) return;
-  const pressed = event.key.toUpperCase();
-  // Keyboards that put digits on Shift still have them on the keys named Digit1 to Digit4.
-  const item = CHOICES.find(({ key }) => key === pressed || `Digit${key}` === event.code);
-  if (item) vote(item.choice);
-  else if (pressed === UNDO.key) undo();
-  else return;
-  event.preventDefault();
-}
-
-// Gradio may build the page anew (a tab shown again): the older copy then stops.
-window.votetuneVotePage?.abort();
-const over = new AbortController();
-window.votetuneVotePage = over;
-
-/** Now and then: this tab is alive, and what closed tabs left is taken over. */
-function touch() {
-  tellOtherTabs();
-  outbox.forEach(keepEntry);
-  adopt();
-}
-
-async function start() {
-  part("notice").textContent = props.notice ?? "";
-  part("notice").hidden = !props.notice;
-  buildAnswers();
-  buildButtons();
-  buildReasons();
-  document.addEventListener("keydown", onKey, { signal: over.signal });
-  window.addEventListener("online", () => (wake(), refill()), { signal: over.signal });
-  window.addEventListener("pagehide", () => forget(HOLDS_PREFIX + tab.id), { signal: over.signal });
-  window.addEventListener("pageshow", tellOtherTabs, { signal: over.signal });
-  const touching = setInterval(touch, TOUCH_EVERY_MS);
-  over.signal.addEventListener("abort", () => clearInterval(touching));
-  tellOtherTabs();
-  showPair();
-  await refill();
-  adopt();
-  await loadToday();
-}
-
-start();

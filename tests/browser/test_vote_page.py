@@ -554,7 +554,7 @@ def test_reasons_and_comment_go_to_the_vote_just_saved(site: Site, voter: Watche
     page.get_by_role("button", name="correct").click()
     page.get_by_label("Comment").fill("It names the cause.")
     page.get_by_label("Comment").press("Enter")
-    expect(status(page)).to_have_text("Noted, thank you.")
+    expect(status(page)).to_contain_text(re.compile(r"Saved\. A was .* Noted\.$"))
     wait_until_settled(page)
     vote = site.votes()[0]
     assert (set(vote.reasons), vote.comment) == (
@@ -635,11 +635,16 @@ def test_on_a_phone_answers_stack_and_the_vote_bar_stays_on_screen(
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= PHONE["width"]
             assert box["height"] >= 44
+    tops = [b.bounding_box()["y"] for b in page.locator("[data-vt=buttons] button").all()]
+    assert tops[0] == tops[1] < tops[2] == tops[3] == tops[4] == tops[5]
     # Scrolled to its end, the page shows the last answer above the bar.
     bar = page.locator(".vt-bar").bounding_box()
     last = answer(page, "b").bounding_box()
     assert last["y"] + last["height"] <= bar["y"]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # The next pair is read from its beginning, however far below the vote was cast.
+    press_and_save(page, "1")
+    assert 0 <= page.get_by_role("heading", name="Prompt").bounding_box()["y"] < 300
 
 
 def test_answers_keep_a_readable_measure(site: Site, new_voter: Callable[..., Watched]) -> None:

@@ -1,0 +1,209 @@
+// What the voter sees and presses. The two sides and the buttons are built from SIDES and CHOICES.
+
+const TOUCH_EVERY_MS = 30_000;
+const ROLES = { system: "Instructions", user: "Person", assistant: "Assistant" };
+const REASONS = ["correct", "clear", "safe", "style"];
+const UNDO = { key: "U", label: "Undo" };
+
+// ---------------------------------------------------------------- what the voter sees
+
+let emptyTimer = 0;
+
+function say(text) {
+  part("status").replaceChildren(inert(text));
+}
+
+function showPair() {
+  clearTimeout(emptyTimer);
+  const pair = tab.open[0];
+  part("pair").hidden = !pair;
+  setVotable(Boolean(pair));
+  // Said only if it lasts: the next pair is usually there within a blink.
+  if (!pair) return (emptyTimer = setTimeout(showEmpty, 300, "Fetching the next pair…"));
+  heard = true;
+  part("empty").replaceChildren();
+  showPrompt(pair.prompt);
+  for (const { side } of SIDES) {
+    const pane = part(`answer-${side}`);
+    pane.replaceChildren(inert(pair[side]));
+    pane.scrollTop = 0;
+  }
+  // On a phone the vote may have come from far below.
+  if (part("pair").getBoundingClientRect().top < 0) part("pair").scrollIntoView();
+  return undefined;
+}
+
+function showPrompt(messages) {
+  const single = messages.length === 1;
+  const turns = messages.map(({ role, content }) => {
+    const words = make("div", { className: "vt-words" }, inert(content));
+    return single ? words : make("div", { className: `vt-turn vt-${role}` }, make("h3", {}, ROLES[role] ?? role), words);
+  });
+  const box = part("prompt");
+  box.replaceChildren(...turns);
+  // The answers reply to the last turn, so a long conversation opens at its end.
+  box.scrollTop = single ? 0 : box.scrollHeight;
+}
+
+function showEmpty(text) {
+  if (tab.open.length) return;
+  clearTimeout(emptyTimer);
+  part("empty").replaceChildren(inert(text));
+}
+
+function setVotable(votable) {
+  for (const button of part("buttons").querySelectorAll("[data-choice]")) {
+    button.setAttribute("aria-disabled", String(!votable));
+  }
+}
+
+let today = null;
+let changes = 0; // votes saved and undone since the page was shown
+
+function countToday(change) {
+  changes += 1;
+  if (today !== null) showToday(today + change);
+}
+
+function showToday(count) {
+  today = Math.max(0, count);
+  part("today").textContent = today === 1 ? "1 vote from you today" : `${today} votes from you today`;
+}
+
+async function loadToday() {
+  const before = changes;
+  const answer = await ask("GET", "me/votes");
+  if (answer.status !== 200 || !Array.isArray(answer.body)) return;
+  // A vote was saved meanwhile, and the list may have it or not.
+  if (changes !== before) return void setTimeout(loadToday, 1000);
+  const day = new Date().toDateString();
+  const cast = answer.body.filter((receipt) => receipt.choice !== "skip" && !receipt.undone_at);
+  heard = heard || cast.length > 0;
+  showToday(cast.filter((receipt) => new Date(receipt.created_at).toDateString() === day).length);
+}
+
+// ---------------------------------------------------------------- why: optional, for the vote just saved
+
+let amending = null; // {vote, reasons, comment} of the newest saved vote
+
+function showLast(voteId, choice) {
+  flushComment();
+  amending = { vote: voteId, reasons: [], comment: "" };
+  part("comment").value = "";
+  part("last-title").textContent = `Your last vote: ${CHOICES.find((other) => other.choice === choice).label}. Why? (optional)`;
+  for (const button of part("reasons").children) button.setAttribute("aria-pressed", "false");
+  part("last").hidden = false;
+}
+
+function hideLast() {
+  amending = null;
+  part("last").hidden = true;
+}
+
+function amend() {
+  for (const entry of outbox.filter((other) => other.kind === "amend" && other.vote === amending.vote && other !== inFlight)) dropEntry(entry);
+  enqueue({ kind: "amend", ...amending });
+}
+
+function toggleReason(button, reason) {
+  if (!amending) return;
+  const chosen = !amending.reasons.includes(reason);
+  amending.reasons = REASONS.filter((other) => (other === reason ? chosen : amending.reasons.includes(other)));
+  button.setAttribute("aria-pressed", String(chosen));
+  amend();
+}
+
+function flushComment() {
+  const comment = part("comment").value.trim();
+  if (!amending || comment === amending.comment) return;
+  amending.comment = comment;
+  amend();
+}
+
+// ---------------------------------------------------------------- building, keys, start
+
+function buildAnswers() {
+  for (const { side, name } of SIDES) {
+    const title = make("h2", { id: `vt-title-${side}` }, `Answer ${name}`);
+    const text = make("div", { className: "vt-text", tabIndex: 0, role: "region" });
+    text.dataset.vt = `answer-${side}`;
+    text.setAttribute("aria-labelledby", title.id);
+    part("answers").append(make("div", { className: "vt-answer" }, title, text));
+  }
+}
+
+function buildButton({ key, label }, act) {
+  const button = make("button", { type: "button", className: "vt-button" }, make("kbd", {}, key), make("span", {}, label));
+  button.setAttribute("aria-keyshortcuts", key);
+  button.addEventListener("click", act);
+  part("buttons").append(button);
+  return button;
+}
+
+function buildButtons() {
+  for (const item of CHOICES) {
+    buildButton(item, () => vote(item.choice)).dataset.choice = item.choice;
+  }
+  buildButton(UNDO, undo).dataset.undo = "";
+}
+
+function buildReasons() {
+  for (const reason of REASONS) {
+    const button = make("button", { type: "button", className: "vt-reason" }, reason);
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => toggleReason(button, reason));
+    part("reasons").append(button);
+  }
+  part("comment").addEventListener("change", flushComment);
+  part("last").addEventListener("submit", (event) => (event.preventDefault(), flushComment()));
+}
+
+function typing(target) {
+  return target instanceof Element && (target.isContentEditable || target.closest("input, textarea, select") !== null);
+}
+
+function onKey(event) {
+  if (event.repeat || event.isComposing || event.defaultPrevented) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+  if (typing(event.target) || !element.checkVisibility()) return;
+  const pressed = event.key.toUpperCase();
+  // Keyboards that put digits on Shift still have them on the keys named Digit1 to Digit4.
+  const item = CHOICES.find(({ key }) => key === pressed || `Digit${key}` === event.code);
+  if (item) vote(item.choice);
+  else if (pressed === UNDO.key) undo();
+  else return;
+  event.preventDefault();
+}
+
+// Gradio may build the page anew (a tab shown again): the older copy then stops.
+window.votetuneVotePage?.abort();
+const over = new AbortController();
+window.votetuneVotePage = over;
+
+/** Now and then: this tab is alive, and what closed tabs left is taken over. */
+function touch() {
+  tellOtherTabs();
+  outbox.forEach(keepEntry);
+  adopt();
+}
+
+async function start() {
+  part("notice").textContent = props.notice ?? "";
+  part("notice").hidden = !props.notice;
+  buildAnswers();
+  buildButtons();
+  buildReasons();
+  document.addEventListener("keydown", onKey, { signal: over.signal });
+  window.addEventListener("online", () => (wake(), refill()), { signal: over.signal });
+  window.addEventListener("pagehide", () => forget(HOLDS_PREFIX + tab.id), { signal: over.signal });
+  window.addEventListener("pageshow", tellOtherTabs, { signal: over.signal });
+  const touching = setInterval(touch, TOUCH_EVERY_MS);
+  over.signal.addEventListener("abort", () => clearInterval(touching));
+  tellOtherTabs();
+  showPair();
+  await refill();
+  adopt();
+  await loadToday();
+}
+
+start();
