@@ -47,13 +47,11 @@ def serve(
 ) -> None:
     """Serve the app on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
     if context.invoked_subcommand is None:
+        annotation, alignment = load_settings(AnnotationSettings), load_settings(AlignmentSettings)
+        # Only now: gradio reads some of the same variables at import, and fails without a word.
         from alignment.site import serve_app
 
-        serve_app(
-            load_settings(AnnotationSettings),
-            load_settings(AlignmentSettings),
-            synthetic=synthetic,
-        )
+        serve_app(annotation, alignment, synthetic=synthetic)
 
 
 @cli.command()

@@ -23,6 +23,7 @@ NO_ALIGNED_MODEL = (
 
 def build_compare_tab(comparison: Comparison, tab: gr.Tab) -> None:
     """Draw the tab; the models are listed, and the weights loaded, each time it is opened."""
+    gr.Markdown("## Compare")
     gr.Markdown("Ask both models the same thing. The answers are drawn afresh each time.")
     empty = gr.Markdown(NO_ALIGNED_MODEL, visible=False, elem_id="compare-empty")
     prompt = gr.Textbox(

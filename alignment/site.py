@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import fastapi
 import gradio as gr
@@ -145,10 +145,15 @@ class Site:
     def pairs_ready(self) -> int:
         return self.journal.ready_count(votes_per_pair=self._votes_per_pair, now=utc_now())
 
+    def argilla_state(self) -> Literal["starting", "ready", "unreachable"]:
+        if self.embedded is not None and self.embedded.state == "unreachable":
+            return "unreachable"
+        return self.sync.state
+
     def argilla_status(self) -> ArgillaStatus:
         credentials = self.embedded.credentials() if self.embedded else None
         return ArgillaStatus(
-            state=self.sync.state,
+            state=self.argilla_state(),
             url=credentials.api_url if credentials else self._annotation.argilla_api_url,
             sign_in=(
                 f"Sign in as {credentials.username} with the password in "
@@ -157,14 +162,15 @@ class Site:
                 else ""
             ),
             undelivered=self.journal.undelivered_count(),
-            last_error=self.sync.last_error,
+            last_error=self.sync.last_error
+            or (self.embedded.last_error if self.embedded else None),
         )
 
     def health(self) -> Health:
         return Health(
             status="ok",
             pairs_ready=self.pairs_ready(),
-            argilla=self.sync.state,
+            argilla=self.argilla_state(),
             undelivered=self.journal.undelivered_count(),
             base_model=self.base.ref.label,
         )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,12 @@ class RunningApp:
     def health(self) -> dict[str, Any]:
         return dict(httpx.get(f"{self.url}/api/health", timeout=10).json())
 
-    def admin_client(self) -> httpx.Client:
+    @contextmanager
+    def admin_client(self) -> Iterator[httpx.Client]:
         """A client that has exchanged the token for the cookie."""
-        client = httpx.Client(base_url=self.url, follow_redirects=True, timeout=60)
-        assert client.get(self.admin_url).status_code == 200
-        return client
+        with httpx.Client(base_url=self.url, follow_redirects=True, timeout=60) as client:
+            assert client.get(self.admin_url).status_code == 200
+            yield client
 
     def wait_for(
         self, what: str, is_true: Callable[[dict[str, Any]], bool], timeout_s: float = 90

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
 from tests.running_app import ROOT, start_app
 
 STARTS = 3

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import httpx
+
 from tests.running_app import start_app
 
 VOTERS = 50
