@@ -6,21 +6,26 @@ functions, after the signal handler stands and the folder says what goes on.
 """
 
 import dataclasses
-import math
 import shutil
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from alignment.chat import end_of_turn_ids
 from alignment.recipes import TrainingSpec
-from alignment.run_store import COMPLETE, FinalMetrics, Metric, RunFolder, RunState
+from alignment.run_store import COMPLETE, FinalMetrics, RunFolder, RunState
+from alignment.train_progress import (
+    Stopped,
+    StopSignal,
+    TrainingError,
+    one_line,
+    record_step,
+    say_stopped,
+)
 from alignment.training_data import TokenizedPair, split_held_out, tokenize_examples
 from annotation.export import load_examples
 from annotation.schema import ModelRef
@@ -32,68 +37,26 @@ _BF16_FROM_PARAMETERS = 20_000_000
 _IGNORED = -100
 
 
-class TrainingError(RuntimeError):
-    """Training can't go on; the message is the one line that a person reads."""
-
-
-class _Stopped(BaseException):
-    """SIGTERM. Not an Exception, so that no library on the way swallows it."""
-
-
-@dataclass
-class _StopSignal:
-    """Turns SIGTERM into `_Stopped`, at once or, while training, at the end of a step."""
-
-    deferred: bool = False
-    requested: bool = False
-
-    def handle(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
-        if not self.deferred:
-            raise _Stopped
-
-    def check(self) -> None:
-        if self.requested:
-            raise _Stopped
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run to the end and say so in state.json; the exit status is 0 unless the run failed."""
     folder = RunFolder(Path(arguments[0]))
-    stop = _StopSignal()
+    stop = StopSignal()
     signal.signal(signal.SIGTERM, stop.handle)
     try:
         _train(folder, stop)
-    except _Stopped:
+    except Stopped:
         stop.deferred = True
-        _say_stopped(folder)
+        say_stopped(folder)
     except Exception as error:  # noqa: BLE001 -- the process boundary: reported in the folder
         stop.deferred = True
         traceback.print_exc()
         with folder.locked():
-            folder.move(RunState.FAILED, reason=_one_line(error))
+            folder.move(RunState.FAILED, reason=one_line(error))
         return 1
     return 0
 
 
-def _say_stopped(folder: RunFolder) -> None:
-    with folder.locked():
-        if folder.status().cancel_requested:
-            folder.move(RunState.CANCELLED, reason="Cancelled by an admin.")
-        else:
-            folder.move(
-                RunState.INTERRUPTED, reason="The training process was told to end: resume it."
-            )
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, TrainingError):
-        return text
-    return f"{type(error).__name__}: {text or 'no message'} (traceback in log.txt)"
-
-
-def _train(folder: RunFolder, stop: _StopSignal) -> None:
+def _train(folder: RunFolder, stop: StopSignal) -> None:
     started = time.monotonic()
     spec = folder.spec()
     print(f"{spec.method} on {spec.base.label}, {spec.examples} examples, {spec.steps} steps")  # noqa: T201
@@ -317,7 +280,7 @@ def _orpo_row(row: Mapping[str, Any]) -> dict[str, list[int]]:
     return columns
 
 
-def _callback(folder: RunFolder, stop: _StopSignal) -> Any:
+def _callback(folder: RunFolder, stop: StopSignal) -> Any:
     from transformers import TrainerCallback
 
     class FolderCallback(TrainerCallback):  # type: ignore[misc]
@@ -325,7 +288,7 @@ def _callback(folder: RunFolder, stop: _StopSignal) -> Any:
 
         def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs:
-                _record(folder, state.global_step, logs)
+                record_step(folder, state.global_step, logs)
 
         def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
             if stop.requested:
@@ -335,30 +298,6 @@ def _callback(folder: RunFolder, stop: _StopSignal) -> Any:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
     return FolderCallback()
-
-
-def _record(folder: RunFolder, step: int, logs: Mapping[str, Any]) -> None:
-    loss, grad_norm = float(logs["loss"]), float(logs["grad_norm"])
-    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The {name} became {value} at step {step}: lower the learning rate, or look "
-                "for special tokens inside the prompts."
-            )
-    folder.append_metric(
-        Metric(
-            step=step,
-            loss=loss,
-            reward_margin=logs.get("rewards/margins"),
-            reward_accuracy=logs.get("rewards/accuracies"),
-            chosen_logps=logs.get("logps/chosen"),
-            rejected_logps=logs.get("logps/rejected"),
-            grad_norm=grad_norm,
-            learning_rate=logs.get("learning_rate"),
-        )
-    )
-    with folder.locked():
-        folder.write_status(dataclasses.replace(folder.status(), step=step))
 
 
 def save_adapter(model: Any, base: ModelRef, directory: Path) -> None:

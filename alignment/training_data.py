@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from alignment.chat import Tokenizer, encode_completion, encode_prompt
 from annotation.schema import PreferenceExample
 
-HOLD_OUT_FROM = 100
+HOLD_OUT_FROM = 300
 """Examples from which on a tenth of the prompts, by hash, is held out to evaluate on."""
 
 
