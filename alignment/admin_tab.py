@@ -148,6 +148,7 @@ def _build_dataset(handlers: AdminHandlers) -> None:
         interactive=False,
         wrap=True,
         label="First examples",
+        column_widths=["22%", "30%", "30%", "8%", "10%"],
         visible=False,
     )
     files = gr.Files(label="Exported files", interactive=False, visible=False)
@@ -175,6 +176,7 @@ def _build_training(handlers: AdminHandlers, page: gr.Blocks, timer: gr.Timer) -
         headers=["run", "state", "examples", "steps", "why"],
         interactive=False,
         wrap=True,
+        column_widths=["30%", "14%", "12%", "14%", "30%"],
         label="All runs",
     )
     seen, listed = gr.State(""), gr.State([])
@@ -196,7 +198,7 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
         repo = gr.Textbox(
             label="Publish the chosen run as", placeholder="my-aligned-model", elem_id="admin-repo"
         )
-        publish = gr.Button("Publish", elem_id="admin-publish")
+        publish = gr.Button("Publish", elem_id="admin-publish", scale=0, min_width=180)
     published = gr.Markdown(elem_id="admin-published")
     with gr.Row(equal_height=True):
         remote = gr.Textbox(
@@ -204,7 +206,7 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
             placeholder="owner/name or owner/name@revision",
             elem_id="admin-remote",
         )
-        pull = gr.Button("Pull", elem_id="admin-pull")
+        pull = gr.Button("Pull", elem_id="admin-pull", scale=0, min_width=180)
     pulled = gr.Markdown(elem_id="admin-pulled")
 
     publish.click(handlers.publish, [run, repo], published, api_name="publish")
