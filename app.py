@@ -1,7 +1,7 @@
 """Votetune: votes in, aligned model out. The command line; without a command it serves the app.
 
-Parses, calls one service, prints. What is served is composed in `alignment.site`; it is imported
-only there, so that a command need not wait for Gradio.
+Parses, calls one service, prints. What is served is composed in `alignment.web.site`, which is
+imported to serve and for nothing else, so that a command need not wait for Gradio.
 """
 
 import json
@@ -49,7 +49,7 @@ def serve(
     if context.invoked_subcommand is None:
         annotation, alignment = load_settings(AnnotationSettings), load_settings(AlignmentSettings)
         # Only now: gradio reads some of the same variables at import, and fails without a word.
-        from alignment.site import serve_app
+        from alignment.web.site import serve_app
 
         serve_app(annotation, alignment, synthetic=synthetic)
 
@@ -61,7 +61,7 @@ def status(
     ] = False,
 ) -> None:
     """Base, policy, votes, undelivered, runs, Argilla's address."""
-    from alignment.status import load_status
+    from alignment.commands.status import load_status
 
     found = load_status(load_settings(AnnotationSettings))
     print(found.to_json() if as_json else found.to_text())
@@ -134,7 +134,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write completions of one model as JSONL of {"prompt", "completion"}."""
-    from alignment.sample import sample_to_file
+    from alignment.commands.sample import sample_to_file
     from annotation.prompts import read_prompts
 
     count = sample_to_file(
@@ -170,7 +170,7 @@ def demo(
     method: Annotated[MethodName, typer.Option(help="dpo or orpo.")] = MethodName.DPO,
 ) -> None:
     """Walk the whole loop with scripted voters, labelled synthetic, in about three minutes."""
-    from alignment.demo import run_demo
+    from alignment.commands.demo import run_demo
 
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
 
@@ -187,7 +187,7 @@ def _runs() -> "Runs":
 
 def _finish(found: "Runs", run_id: str) -> None:
     """Show a run's progress until it ends; exit 1 unless it is done."""
-    from alignment.progress import watch_run
+    from alignment.commands.progress import watch_run
 
     final = watch_run(found, run_id)
     print(json.dumps(asdict(final), indent=2))

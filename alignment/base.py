@@ -12,8 +12,17 @@ from typing import NoReturn
 
 from huggingface_hub import snapshot_download
 
-from alignment.hub import COMMIT, HubError, RemoteRepo, Trouble, call, call_again, is_repo_id, probe
-from alignment.model_files import ModelFilesError, check_model_folder, weights_sha256
+from alignment.hub.client import (
+    COMMIT,
+    HubError,
+    RemoteRepo,
+    Trouble,
+    call,
+    call_again,
+    is_repo_id,
+    probe,
+)
+from alignment.hub.model_files import ModelFilesError, check_model_folder, weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, STARTER, AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home, running_app

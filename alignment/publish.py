@@ -14,11 +14,11 @@ from time import sleep as wait
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
-from alignment.adapters import CARD, CONFIG, LINEAGE, WEIGHTS
 from alignment.base import SMALL_FILES
-from alignment.card import BASE_FOLDER, BaseKind, Lineage, build_card
-from alignment.hub import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
-from alignment.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
+from alignment.hub.adapters import CARD, CONFIG, LINEAGE, WEIGHTS
+from alignment.hub.card import BASE_FOLDER, BaseKind, Lineage, build_card
+from alignment.hub.client import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
+from alignment.hub.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
 from alignment.run_store import RunFolder, RunState
 from alignment.settings import STARTER
 from annotation.export import ExportError, load_export

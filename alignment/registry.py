@@ -9,7 +9,8 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignment.adapters import (
+from alignment.base import BaseModelError, ResolvedBase, bound_base, resolve_base
+from alignment.hub.adapters import (
     WEIGHTS,
     AdapterError,
     Pulled,
@@ -17,9 +18,8 @@ from alignment.adapters import (
     list_pulled,
     pull_adapter,
 )
-from alignment.base import BaseModelError, ResolvedBase, bound_base, resolve_base
-from alignment.hub import is_repo_id
-from alignment.model_files import ModelFilesError, sha256_of
+from alignment.hub.client import is_repo_id
+from alignment.hub.model_files import ModelFilesError, sha256_of
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
 from annotation.schema import ModelRef

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from alignment.demo import cast_votes
+from alignment.commands.demo import cast_votes
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = ("ARGILLA_", "HF_", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_", "GRADIO_")

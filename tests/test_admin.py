@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from alignment.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
-from alignment.admin_tab import AdminHandlers
+from alignment.web.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
+from alignment.web.admin_tab import AdminHandlers
 
 TOKEN = "right-token-of-the-owner"
 PATHS = [

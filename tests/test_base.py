@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from small_files import write_adapter, write_model
 
 from alignment.base import BaseModelError, bound_base, resolve_base
-from alignment.model_files import weights_sha256
+from alignment.hub.model_files import weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_revision
 from annotation.schema import ModelRef

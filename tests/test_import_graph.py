@@ -11,8 +11,8 @@ PRODUCT = [
     *sorted((ROOT / "annotation").rglob("*.py")),
     *sorted((ROOT / "alignment").rglob("*.py")),
 ]
-TABS = {"annotation/tab.py", "alignment/admin_tab.py", "alignment/compare_tab.py"}
-ROOTS = {"app.py", "alignment/site.py"}  # the command line, and what it serves
+TABS = {"annotation/tab.py", "alignment/web/admin_tab.py", "alignment/web/compare_tab.py"}
+ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it serves
 WEIGHTS = {
     "alignment/generation.py",
     "alignment/worker.py",
@@ -60,11 +60,20 @@ def test_imports_follow_the_design(path: Path) -> None:
     if here.startswith("annotation/"):
         assert "alignment" not in heads(names), f"{here} looks back at alignment"
     if here not in ROOTS:
-        roots = {"app", "alignment.site"}
+        roots = {"app", "alignment.web.site"}
         assert not roots & (names | heads(names)), f"{here} imports a composition root"
     if here not in TABS | ROOTS:
         tabs = {tab.removesuffix(".py").replace("/", ".") for tab in TABS}
         assert not tabs & names, f"{here} is a service and imports a tab"
+
+
+SERVICES = [p for p in PRODUCT if p.parent.name == "alignment" or p.parent.name == "hub"]
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_services_know_no_page_and_no_command(path: Path) -> None:
+    for name in imported(path):
+        assert not name.startswith(("alignment.web", "alignment.commands")), name
 
 
 def test_schema_stands_alone() -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from running_app import RunningApp, run_command
 
-from alignment.demo import judge
+from alignment.commands.demo import judge
 from alignment.scripted_voter import Evaluation, evaluate
 from annotation.export import load_examples
 from annotation.home import Home

@@ -14,8 +14,8 @@ from small_files import write_model, write_run
 from tiny import make_tiny_model
 
 from alignment.base import ResolvedBase
-from alignment.card import BaseKind, Lineage, build_card
-from alignment.model_files import sha256_of
+from alignment.hub.card import BaseKind, Lineage, build_card
+from alignment.hub.model_files import sha256_of
 from alignment.publish import Published, PublishError, load_published, publish_run
 from alignment.registry import Registry
 from alignment.run_store import RunState

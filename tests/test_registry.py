@@ -8,7 +8,7 @@ from hub_double import READER, HubDouble, point_client
 from small_files import write_adapter, write_run
 
 from alignment.base import ResolvedBase
-from alignment.model_files import sha256_of
+from alignment.hub.model_files import sha256_of
 from alignment.registry import Registry, RegistryError
 from alignment.run_store import RunState
 from annotation.schema import ModelRef

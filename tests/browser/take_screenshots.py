@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from alignment.demo import cast_votes
+from alignment.commands.demo import cast_votes
 from tests.browser.conftest import FLAGS, find_chromium
 from tests.running_app import RunningApp, run_command, start_app
 

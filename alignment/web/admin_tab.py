@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import gradio as gr
 import pandas as pd
 
-from alignment.admin_gate import AdminDoor
-from alignment.admin_view import (
+from alignment.pipeline import Pipeline
+from alignment.runs import Metric
+from alignment.web.admin_gate import AdminDoor
+from alignment.web.admin_view import (
     ArgillaStatus,
     describe_export,
     describe_run,
@@ -19,8 +21,6 @@ from alignment.admin_view import (
     describe_votes,
     preview_rows,
 )
-from alignment.pipeline import Pipeline
-from alignment.runs import Metric
 from annotation.faults import Fault
 
 POLL_S = 2.0

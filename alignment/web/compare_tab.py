@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.compare import MAX_PROMPT_CHARACTERS, Comparison
+from alignment.web.comparison import MAX_PROMPT_CHARACTERS, Comparison
 from annotation.faults import Fault
 
 WAITING = "…"

@@ -13,8 +13,16 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
-from alignment.hub import COMMIT, HubError, RemoteFile, RemoteRepo, Trouble, call_again, probe
-from alignment.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
+from alignment.hub.client import (
+    COMMIT,
+    HubError,
+    RemoteFile,
+    RemoteRepo,
+    Trouble,
+    call_again,
+    probe,
+)
+from alignment.hub.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
 from annotation.faults import Fault
 from annotation.schema import ModelRef, utc_now
 

@@ -17,16 +17,16 @@ import gradio as gr
 import uvicorn
 from fastapi_offline import FastAPIOffline
 
-from alignment.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
-from alignment.admin_tab import AdminHandlers, build_admin_page
-from alignment.admin_view import ArgillaStatus
 from alignment.base import resolve_base
-from alignment.compare import Comparison
-from alignment.compare_tab import build_compare_tab
 from alignment.generation import SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
+from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
+from alignment.web.admin_tab import AdminHandlers, build_admin_page
+from alignment.web.admin_view import ArgillaStatus
+from alignment.web.compare_tab import build_compare_tab
+from alignment.web.comparison import Comparison
 from annotation.api_errors import install_api_errors
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store import ArgillaConnection

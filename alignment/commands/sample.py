@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from alignment.base import resolve_base
+from alignment.commands.progress import progress_bars
 from alignment.generation import LocalGenerator
 from alignment.pipeline import count_votes, default_sampling
-from alignment.progress import progress_bars
 from alignment.registry import Registry
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.base import resolve_base
+from alignment.commands.progress import progress_bars, watch_run
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.progress import progress_bars, watch_run
 from alignment.recipes import Method
 from alignment.registry import Registry
 from alignment.runs import Runs
@@ -39,7 +39,7 @@ NOISE = 0.05
 EVAL_SEED = 1
 START_TIMEOUT_S = 120
 DELIVERY_TIMEOUT_S = 300
-_APP = Path(__file__).parent.parent / "app.py"
+_APP = Path(__file__).parent.parent.parent / "app.py"
 # The demo is its own world: nothing of the person's Argilla, Hub or settings is touched.
 _OWN_SETTINGS = ("ARGILLA_", "HF_TOKEN", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_")
 
