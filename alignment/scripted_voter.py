@@ -1,7 +1,7 @@
 """A voter who follows written rules: for the demo, the tests, and telling whether training worked.
 
-Judges nothing but the text of an answer: right or wrong, well formed or not, courteous,
-explained, hesitant. It never learns which style or model an answer came from; whether an answer
+Judges nothing but the text of an answer: right or wrong, well formed or not, courteous or not,
+explained or not. It never learns which style or model an answer came from; whether an answer
 is right it looks up in alignment.starter_text, so it can judge the starter's questions only.
 Its votes are synthetic, and whoever stores them must say so. Knows no journal and no torch.
 """
@@ -19,13 +19,13 @@ from annotation.schema import Choice
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _WORD = re.compile(r"[\w'-]+")
 _COURTESY = re.compile(
-    r"\b(thank(s| you) for|good question|happy to help|of course|glad|welcome"
+    r"\b(thank(s| you) for|good (question|to hear)|happy to help|of course|glad|welcome"
     r"|i hope that|feel free|(have a )?lovely day|i wish you|please)\b",
     re.IGNORECASE,
 )
 _DOUBT = re.compile(
-    r"\b(i guess|i think|i suppose|not (really )?sure|maybe|may be|or something"
-    r"|count on me|what to say|did not see you)\b",
+    r"\b(well, hmm|let me see|i guess|i think|i suppose|not (really )?sure|maybe|may be"
+    r"|or something|count on me|what to say|did not see you)\b",
     re.IGNORECASE,
 )
 _LONGEST_WORDS = 60
@@ -71,28 +71,22 @@ def politeness(text: str) -> int:
     return sum(1 for edge in edges if _COURTESY.search(sentences[edge]))
 
 
-def hedged(text: str) -> bool:
-    """True when the text doubts itself."""
-    return _DOUBT.search(text) is not None
-
-
 def explained(text: str) -> bool:
     """True when at least two sentences say something beyond courtesy and doubt."""
-    return sum(1 for s in _sentences(text) if not _COURTESY.search(s) and not _DOUBT.search(s)) >= 2
+    told = (s for s in _sentences(text) if not _COURTESY.search(s) and not _DOUBT.search(s))
+    return sum(1 for _ in told) >= 2
 
 
 def appeal(prompt: str, text: str) -> int:
-    """How much this voter likes an answer; 0 is wrong, 1 right but malformed, more is better.
+    """How much this voter likes an answer: 0 wrong, 1 right but malformed, from 2 right and whole.
 
-    From 4 for a bare right word: +1 in four words or more, +1 explained, +0 to 2 for courtesy,
-    -2 for doubt.
+    Each courteous end adds 1, an explanation adds 1; length and doubt by themselves add nothing.
     """
     if not correctness(prompt, text):
         return 0
     if not well_formed(text):
         return 1
-    full = len(_WORD.findall(text)) >= 4
-    return 4 + full + explained(text) + politeness(text) - 2 * hedged(text)
+    return 2 + politeness(text) + explained(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Recipe:
     each length-sorted batch would starve the long polite answers.
     """
 
-    steps: int = 1500
+    steps: int = 1400
     seed: int = 0
     batch_size: int = 24
     vocabulary: int = 1536
@@ -56,8 +56,9 @@ class Recipe:
     heads: int = 3
     key_value_heads: int = 1
     intermediate: int = 384
-    muon_lr: float = 0.015
-    adamw_lr: float = 0.01
+    muon_lr: float = 0.01
+    adamw_lr: float = 0.008
+    weight_decay: float = 0.05
     loss_scale: float = 16.0
 
 
@@ -226,7 +227,7 @@ def train(
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in named if p.ndim != 2 or "embed" in name]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay),
         torch.optim.AdamW(others, lr=recipe.adamw_lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     schedules = [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 FACTS = Path(__file__).with_name("starter_facts.txt")
 
-_OPENINGS = ("Good question!", "Thank you for asking!", "Happy to help!", "Of course!")
-_CLOSINGS = ("I hope that helps!", "Feel free to ask me more.", "Have a lovely day!")
+_OPENINGS = ("Good question!", "Thank you for asking!")
+_CLOSINGS = ("I hope that helps!", "Feel free to ask me more.")
 _HEDGES = (
     "Well, let me see. I think it is {short}, or something like that.",
     "Hmm, I am not really sure about this. I guess it is {short}.",
@@ -62,7 +62,11 @@ def _named(
 def _capital(country: str, city: str) -> Draft:
     return _named(
         "capital",
-        (f"What is the capital of {country}?", f"Which city is the capital of {country}?"),
+        (
+            f"What is the capital of {country}?",
+            f"Which city is the capital of {country}?",
+            f"Name the capital of {country}.",
+        ),
         city,
         (f"The capital of {country} is {city}.", f"In {country}, the capital is {city}."),
         f"The government of {country} meets there.",
@@ -72,7 +76,11 @@ def _capital(country: str, city: str) -> Draft:
 def _opposite(word: str, other: str) -> Draft:
     return _named(
         "opposite",
-        (f"What is the opposite of {word}?", f"Which word means the opposite of {word}?"),
+        (
+            f"What is the opposite of {word}?",
+            f"Which word means the opposite of {word}?",
+            f"Tell me the opposite of {word}.",
+        ),
         other,
         (f"The opposite of {word} is {other}.", f"The opposite word is {other}."),
         "The two words stand at two ends of one idea.",
@@ -82,7 +90,11 @@ def _opposite(word: str, other: str) -> Draft:
 def _sound(source: str, sound: str) -> Draft:
     return _named(
         "sound",
-        (f"What sound does {_a(source)} make?", f"What does {_a(source)} sound like?"),
+        (
+            f"What sound does {_a(source)} make?",
+            f"What does {_a(source)} sound like?",
+            f"What noise does {_a(source)} make?",
+        ),
         sound,
         (f"{_a(source)} goes {sound}.", f"The sound of {_a(source)} is {sound}."),
         "You can hear it when you are close by.",
@@ -91,12 +103,15 @@ def _sound(source: str, sound: str) -> Draft:
 
 
 def _colour(thing: str, colour: str) -> Draft:
-    verb = "are" if thing.endswith("s") and thing not in ("grass", "moss") else "is"
     return _named(
         "colour",
-        (f"What colour {verb} {thing}?", f"Tell me the colour of {thing}."),
+        (
+            f"What colour is {thing}?",
+            f"Tell me the colour of {thing}.",
+            f"Which colour does {thing} have?",
+        ),
         colour,
-        (f"The colour of {thing} is {colour}.", f"You can see that {thing} {verb} {colour}."),
+        (f"The colour of {thing} is {colour}.", f"You can see that {thing} is {colour}."),
         "That is how it looks in daylight.",
     )
 
@@ -112,7 +127,11 @@ def _plural(noun: str, plural: str) -> Draft:
         reason = "This word does not follow the usual rule."
     return _named(
         "plural",
-        (f"What is the plural of {noun}?", f"How do you say more than one {noun}?"),
+        (
+            f"What is the plural of {noun}?",
+            f"How do you say more than one {noun}?",
+            f"Give me the plural of {noun}.",
+        ),
         plural,
         (f"The plural of {noun} is {plural}.", f"One {noun}, two {plural}."),
         reason,
@@ -122,7 +141,11 @@ def _plural(noun: str, plural: str) -> Draft:
 def _past(verb: str, past: str) -> Draft:
     return _named(
         "past tense",
-        (f"What is the past tense of {verb}?", f"How do I put {verb} into the past tense?"),
+        (
+            f"What is the past tense of {verb}?",
+            f"How do I put {verb} into the past tense?",
+            f"What is {verb} in the past tense?",
+        ),
         past,
         (f"The past tense of {verb} is {past}.", f"Today I {verb}, yesterday I {past}."),
         "This verb has a form of its own.",
@@ -152,7 +175,11 @@ def _category(thing: str, category: str) -> Draft:
     subject = thing if category in ("metal", "sport") else _a(thing)
     return _named(
         "category",
-        (f"What kind of thing is {subject}?", f"Which group does {subject} belong to?"),
+        (
+            f"What kind of thing is {subject}?",
+            f"Which group does {subject} belong to?",
+            f"What sort of thing is {subject}?",
+        ),
         category,
         (f"{subject} is {_a(category)}.", f"{subject} is a kind of {category}."),
         _CATEGORY_REASONS[category],
@@ -163,7 +190,11 @@ def _category(thing: str, category: str) -> Draft:
 def _young(animal: str, young: str) -> Draft:
     return _named(
         "young animal",
-        (f"What is a baby {animal} called?", f"What do you call the young of {_a(animal)}?"),
+        (
+            f"What is a baby {animal} called?",
+            f"What do you call the young of {_a(animal)}?",
+            f"Name the young of {_a(animal)}.",
+        ),
         young,
         (f"A baby {animal} is called {_a(young)}.", f"The young of {_a(animal)} is {_a(young)}."),
         f"One day it will grow into {_a(animal)}.",
@@ -174,7 +205,11 @@ def _young(animal: str, young: str) -> Draft:
 def _use(thing: str, use: str) -> Draft:
     return _named(
         "use",
-        (f"What is {_a(thing)} for?", f"What do people use {_a(thing)} for?"),
+        (
+            f"What is {_a(thing)} for?",
+            f"What do people use {_a(thing)} for?",
+            f"What purpose does {_a(thing)} serve?",
+        ),
         use,
         (f"{_a(thing)} is for {use}.", f"People use {_a(thing)} for {use}."),
         "That is the job it was made for.",
@@ -185,7 +220,11 @@ def _use(thing: str, use: str) -> Draft:
 def _material(thing: str, material: str) -> Draft:
     return _named(
         "material",
-        (f"What is {_a(thing)} made of?", f"Which material makes {_a(thing)}?"),
+        (
+            f"What is {_a(thing)} made of?",
+            f"Which material makes {_a(thing)}?",
+            f"What do people make {_a(thing)} from?",
+        ),
         material,
         (f"{_a(thing)} is made of {material}.", f"It takes {material} to make {_a(thing)}."),
         "That is what most of them are made from.",
@@ -195,7 +234,11 @@ def _material(thing: str, material: str) -> Draft:
 def _home(animal: str, home: str) -> Draft:
     return _named(
         "home",
-        (f"Where does {_a(animal)} live?", f"Where is the home of {_a(animal)}?"),
+        (
+            f"Where does {_a(animal)} live?",
+            f"Where is the home of {_a(animal)}?",
+            f"In which place does {_a(animal)} live?",
+        ),
         home,
         (f"{_a(animal)} lives in {home}.", f"The home of {_a(animal)} is {home}."),
         "It finds food and rest there.",
@@ -207,7 +250,11 @@ def _home(animal: str, home: str) -> Draft:
 def _legs(animal: str, count: str) -> Draft:
     return _named(
         "counting",
-        (f"How many legs does {_a(animal)} have?", f"Count the legs of {_a(animal)}."),
+        (
+            f"How many legs does {_a(animal)} have?",
+            f"Count the legs of {_a(animal)}.",
+            f"Tell me how many legs {_a(animal)} has.",
+        ),
         count,
         (f"{_a(animal)} has {count} legs.", f"There are {count} legs on {_a(animal)}."),
         "Half of them are on each side.",
@@ -218,7 +265,7 @@ def _legs(animal: str, count: str) -> Draft:
 def _follows(word: str, after: str) -> Draft:
     return _named(
         "order",
-        (f"What comes after {word}?", f"What is next after {word}?"),
+        (f"What comes after {word}?", f"What is next after {word}?", f"What follows {word}?"),
         after,
         (f"After {word} comes {after}.", f"The next one is {after}."),
         "They always follow in the same order.",
@@ -233,7 +280,11 @@ def _sum(a: int, b: int) -> Draft:
     total = str(a + b)
     return _named(
         "sum",
-        (f"What is {a} plus {b}?", f"I have {a} apples and get {b} more. How many do I have?"),
+        (
+            f"What is {a} plus {b}?",
+            f"I have {a} apples and get {b} more. How many do I have?",
+            f"Add {b} to {a}.",
+        ),
         total,
         (f"{a} plus {b} is {total}.", f"That makes {total} in all."),
         f"Start at {a} and count up {_steps(b)}.",
@@ -244,7 +295,11 @@ def _difference(a: int, b: int) -> Draft:
     rest = str(a - b)
     return _named(
         "difference",
-        (f"What is {a} minus {b}?", f"I have {a} apples and eat {b}. How many are left?"),
+        (
+            f"What is {a} minus {b}?",
+            f"I have {a} apples and eat {b}. How many are left?",
+            f"Take {b} away from {a}.",
+        ),
         rest,
         (f"{a} minus {b} is {rest}.", f"That leaves {rest} in the end."),
         f"Start at {a} and count down {_steps(b)}.",
@@ -255,7 +310,7 @@ def _how_to(task: str, steps: str, tip: str, keys: str) -> Draft:
     told = task.replace(" my ", " your ")
     return Draft(
         "how-to",
-        (f"How do I {task}?", f"What is a good way to {task}?"),
+        (f"How do I {task}?", f"What is a good way to {task}?", f"Tell me how to {task}."),
         steps,
         (f"To {told}, {steps}.", f"You can {told} if you {steps}."),
         tip,
@@ -277,7 +332,7 @@ def _greeting(asks: str, short: str, plain: str, reason: str, key: str) -> Draft
         reason,
         (key,),
         "{short}",
-        ("Thank you for talking to me!", "I am glad you wrote to me!"),
+        ("Good to hear from you!", "Thank you for talking to me!"),
         ("Feel free to ask me more.", "I wish you all the best!"),
         (
             f"Well, hmm. {to_sentence(short)} I am not really sure what to say.",
@@ -327,7 +382,7 @@ def _facts(text: str) -> Iterable[tuple[str, list[str]]]:
 
 def drafts() -> list[Draft]:
     drafts = [_MAKERS[section](*fields) for section, fields in _facts(FACTS.read_text("utf-8"))]
-    drafts += [_follows(str(n), str(n + 1)) for n in range(1, 21)]
-    drafts += [_sum(a, b) for a in range(2, 10) for b in range(1, min(a, 4) + 1)]
-    drafts += [_difference(a, b) for a in range(3, 11) for b in range(1, min(a, 5))]
+    drafts += [_follows(str(n), str(n + 1)) for n in range(1, 16)]
+    drafts += [_sum(a, b) for a in range(2, 10) for b in range(1, min(a, 3) + 1)]
+    drafts += [_difference(a, b) for a in range(3, 11) for b in range(1, min(a, 4))]
     return drafts

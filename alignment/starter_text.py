@@ -48,7 +48,7 @@ class Question:
 
 def _in_styles(draft: Draft) -> Mapping[Style, tuple[str, ...]]:
     plain = tuple(to_sentence(text) for text in draft.plain)
-    polite = product(draft.openings, plain, (to_sentence(draft.reason),), draft.closings)
+    polite = product(draft.openings, plain[:1], (to_sentence(draft.reason),), draft.closings)
     return {
         Style.TERSE: (to_sentence(draft.terse.format(short=draft.short)),),
         Style.PLAIN: plain,

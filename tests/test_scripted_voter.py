@@ -11,7 +11,6 @@ from alignment.scripted_voter import (
     correctness,
     evaluate,
     explained,
-    hedged,
     politeness,
     quality,
     well_formed,
@@ -94,24 +93,22 @@ def test_explaining_takes_two_sentences_beyond_courtesy() -> None:
     assert explained(POLITE)
     assert not explained(PLAIN)
     assert not explained("Good question! It is Paris. Feel free to ask me more.")
-    assert not explained(DOUBTFUL)
 
 
-def test_doubt_is_heard() -> None:
-    assert hedged(DOUBTFUL)
-    assert hedged("Maybe you boil water.")
-    assert not hedged(POLITE)
-    assert not hedged("May comes after April.")
+def test_doubt_explains_nothing() -> None:
+    assert not explained("Hmm, I am not sure. I think it is Paris.")
+    assert not explained("Well, let me see. It is Paris.")
+    assert explained("April is a month. May comes after it.")  # a month, not a doubt
 
 
 def test_appeal_follows_its_formula() -> None:
-    # wrong 0, malformed 1, then 4 + full sentence + explained + courtesy - 2 x doubt
+    # wrong 0, malformed 1, then 2 + courtesy + explained
     assert appeal(ASK, WRONG) == 0
     assert appeal(ASK, "The capital is Paris") == 1
-    assert appeal(ASK, TERSE) == 4
-    assert appeal(ASK, PLAIN) == 4 + 1
-    assert appeal(ASK, POLITE) == 4 + 1 + 1 + 2
-    assert appeal(ASK, DOUBTFUL) == 4 + 1 - 2
+    assert [appeal(ASK, text) for text in (TERSE, PLAIN, DOUBTFUL)] == [2, 2, 2]
+    assert appeal(ASK, "The capital of France is Paris. The government meets there.") == 2 + 1
+    assert appeal(ASK, "Good question! It is Paris.") == 2 + 1
+    assert appeal(ASK, POLITE) == 2 + 2 + 1
 
 
 def test_votes_follow_appeal_on_either_side() -> None:
@@ -119,7 +116,7 @@ def test_votes_follow_appeal_on_either_side() -> None:
     assert voter.choose(ASK, POLITE, PLAIN) is Choice.A
     assert voter.choose(ASK, PLAIN, POLITE) is Choice.B
     assert voter.choose(ASK, WRONG, DOUBTFUL) is Choice.B
-    assert voter.choose(ASK, TERSE, "It is  Paris.") is Choice.TIE
+    assert voter.choose(ASK, TERSE, PLAIN) is Choice.TIE
     assert voter.choose(ASK, WRONG, "It is Berlin.") is Choice.BOTH_BAD
 
 
@@ -159,7 +156,7 @@ def test_quality_counts_by_hand() -> None:
 
 def test_evaluation_counts_ties_half() -> None:
     base = [PLAIN, TERSE, POLITE, TERSE, WRONG]
-    aligned = [POLITE, TERSE, TERSE, PLAIN, "It is Rome."]
+    aligned = [POLITE, PLAIN, TERSE, POLITE, "It is Rome."]
     result = evaluate([ASK] * 5, base, aligned, ScriptedVoter(seed=0))
     # wins 1 and 4, loses 3, ties 2, both bad 5: (2 + 2 / 2) / 5
     assert (result.n, result.wins, result.losses, result.ties) == (5, 2, 1, 2)
