@@ -135,7 +135,7 @@ def voted_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApp]:
     """One app with its real Argilla, and 200 votes of scripted voters that Argilla has got."""
     app = start_app(tmp_path_factory.mktemp("voted") / "home")
     try:
-        cast_votes(app.url, 200)
+        cast_votes(app.url, 200, noise=0)
         app.wait_for("delivery", lambda h: h["argilla"] == "ready" and h["undelivered"] == 0, 240)
         yield app
     finally:

@@ -67,10 +67,13 @@ def run_demo(settings: AnnotationSettings, *, votes: int, method: Method) -> Non
     console.print(f"Look around: VOTETUNE_HOME={home.root} BASE_MODEL={STARTER} python app.py")
 
 
-def cast_votes(url: str, votes: int) -> None:
-    """Let VOTERS scripted voters vote through the routes, in turn, `votes` times in all."""
+def cast_votes(url: str, votes: int, *, noise: float = NOISE) -> None:
+    """Let VOTERS scripted voters vote through the routes, in turn, `votes` times in all.
+
+    `noise` is the chance that one of them presses the wrong side.
+    """
     clients = [httpx.Client(base_url=url, timeout=60) for _ in range(VOTERS)]
-    voters = [ScriptedVoter(seed=seed, noise=NOISE) for seed in range(VOTERS)]
+    voters = [ScriptedVoter(seed=seed, noise=noise) for seed in range(VOTERS)]
     try:
         with progress_bars() as bars:
             bar = bars.add_task("scripted votes", total=votes)
