@@ -2,8 +2,9 @@
 
 Owns the shipped weights' folder and `python -m alignment.starter OUT`, which remakes them from
 alignment.starter_text alone. Every prompt is in the training text, so what the model gets right
-is memory, not knowledge; its use is that samples mix four styles, so that votes have something
-to decide where no hub can be reached. torch and transformers are imported by the recipe only.
+is memory, not knowledge, and an eval prompt's fact is asked in other words among the train
+prompts. Its use is that samples mix four styles, so that votes have something to decide where no
+hub can be reached. torch and transformers are imported by the recipe only.
 """
 
 import argparse
@@ -41,7 +42,10 @@ MAX_POSITIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the weights. Learning rates fall to zero in a straight line.
+    """Everything that decides the weights; as it stands, about 105 CPU-seconds on one thread.
+
+    Learning rates fall to nearly zero in a straight line. The same recipe, thread count and
+    library versions gave the same bytes twice.
 
     `loss_scale` is the constant that a batch's summed token losses are divided by: a mean over
     each length-sorted batch would starve the long polite answers.
