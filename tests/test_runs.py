@@ -376,16 +376,16 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    # 3/8 step an example, at least 10 and at most 75; from 600 on one pass in batches of 8.
+    # .55 steps an example, at least 10 and at most 75; from 600 on one pass in batches of 8.
     ("examples", "steps"),
-    [(6, 10), (40, 15), (100, 38), (200, 75), (600, 75), (1000, 125), (100_000, 2000)],
+    [(6, 10), (40, 22), (100, 55), (136, 75), (600, 75), (1000, 125), (100_000, 2000)],
 )
 def test_steps_follow_the_examples(examples: int, steps: int) -> None:
     assert default_steps(examples) == steps
 
 
 def test_a_bigger_batch_takes_fewer_steps() -> None:
-    assert default_steps(200, batch_size=16) == 38
+    assert default_steps(80, batch_size=16) == 22
 
 
 def test_parameters_are_counted_from_the_headers(base: ResolvedBase) -> None:

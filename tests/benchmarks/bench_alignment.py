@@ -157,20 +157,21 @@ def _text(prompt: Prompt) -> str:
     return prompt.messages[-1].content
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line a run as it ends, then the whole table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--method", choices=get_args(Method), action="append")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     base = starter_base()
     held_out = [p for p in starter_prompts() if p.split is Split.EVAL]
     results: list[Result] = []
-    for seed in range(arguments.seeds):
+    for seed in range(options.seeds):
         with tempfile.TemporaryDirectory(prefix="votetune-bench-") as folder:
             home = Path(folder)
             generator = LocalGenerator(base, adapter_path=lambda _: None)
             export = cast_votes(home, generator, base, seed)
-            for method in arguments.method or get_args(Method):
+            for method in options.method or get_args(Method):
                 results.append(align(Runs(home), base, export, method, seed, held_out))
                 print(report(results[-1:]).splitlines()[2], flush=True)
     print("\n" + report(results))
