@@ -20,6 +20,8 @@ from annotation.schema import Split
 pytestmark = [pytest.mark.slow, pytest.mark.argilla]
 VOTES = 200
 TOLERANCE = 0.05
+DRAWS = 3
+"""Answers to each eval prompt: one alone would leave ±.04 of chance around the bounds below."""
 
 
 def train_and_judge(app: RunningApp, method: str) -> tuple[str, Evaluation]:
@@ -28,7 +30,7 @@ def train_and_judge(app: RunningApp, method: str) -> tuple[str, Evaluation]:
     run_id = done.stdout.split()[0]
     final = json.loads(done.stdout.split("\n", 1)[1])
     assert final["seconds"] > 0
-    return run_id, judge(Home(app.home), run_id)
+    return run_id, judge(Home(app.home), run_id, draws=DRAWS)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +54,10 @@ def test_every_vote_of_the_routes_is_in_argilla(voted_app: RunningApp) -> None:
     assert {r.value for r in submitted} <= {"a", "b", "tie", "both_bad"}
 
 
-def test_dpo_on_200_votes_wins_on_prompts_nobody_voted_on(
-    dpo: tuple[str, Evaluation], record_property: pytest.RecordProperty
-) -> None:
+def test_dpo_on_200_votes_wins_on_prompts_nobody_voted_on(dpo: tuple[str, Evaluation]) -> None:
     _, verdict = dpo
-    record_property("dpo", repr(verdict))
     print(f"DPO {verdict}")
-    assert verdict.n >= 200
+    assert verdict.n >= 200 * DRAWS
     assert verdict.win_rate >= 0.72
     assert verdict.aligned.correct >= verdict.base.correct - TOLERANCE
     assert verdict.aligned.well_formed >= verdict.base.well_formed - TOLERANCE
@@ -67,7 +66,7 @@ def test_dpo_on_200_votes_wins_on_prompts_nobody_voted_on(
 def test_orpo_on_200_votes_wins_on_prompts_nobody_voted_on(voted_app: RunningApp) -> None:
     _, verdict = train_and_judge(voted_app, "orpo")
     print(f"ORPO {verdict}")
-    assert verdict.n >= 200
+    assert verdict.n >= 200 * DRAWS
     assert verdict.win_rate >= 0.65
     assert verdict.aligned.correct >= verdict.base.correct - TOLERANCE
     assert verdict.aligned.well_formed >= verdict.base.well_formed - TOLERANCE

@@ -89,8 +89,11 @@ def cast_votes(url: str, votes: int, *, noise: float = NOISE) -> None:
             client.close()
 
 
-def judge(home: Home, run_id: str) -> Evaluation:
-    """Base and aligned model on every eval prompt, judged without noise by the scripted voter."""
+def judge(home: Home, run_id: str, *, draws: int = 1) -> Evaluation:
+    """Base and aligned model on every eval prompt, judged without noise by the scripted voter.
+
+    Each prompt is answered `draws` times by both, at temperature 1.
+    """
     base = resolve_base(AlignmentSettings(base_model=STARTER), home.root, has_votes=True)
     registry = Registry(home.root, base)
     generator = LocalGenerator(base, adapter_path=registry.adapter_path)
@@ -101,11 +104,11 @@ def judge(home: Home, run_id: str) -> Evaluation:
         for name in ("base", run_id):
             sampling = default_sampling(base, seed=EVAL_SEED)
             drawn = generator.sample(
-                prompts, model=registry.get(name).ref, sampling=sampling, per_prompt=1
+                prompts, model=registry.get(name).ref, sampling=sampling, per_prompt=draws
             )
-            answers[name] = [completions[0].text for completions in drawn]
+            answers[name] = [completion.text for some in drawn for completion in some]
             bars.advance(bar, len(prompts))
-    texts = [p.messages[-1].content for p in prompts]
+    texts = [p.messages[-1].content for p in prompts for _ in range(draws)]
     return evaluate(texts, answers["base"], answers[run_id], ScriptedVoter(seed=EVAL_SEED))
 
 

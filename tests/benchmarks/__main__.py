@@ -4,4 +4,4 @@ from tests.benchmarks import bench_alignment, bench_start, bench_votes
 
 bench_start.main()
 bench_votes.main()
-bench_alignment.main()
+bench_alignment.main([])
