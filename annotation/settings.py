@@ -4,7 +4,6 @@ Read once at start and passed on by constructor. Knows nothing of models.
 """
 
 import ipaddress
-import os
 import re
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -64,9 +63,9 @@ def _argilla_name(value: str) -> str:
     return value
 
 
-def _default_host() -> str:
+def _default_host(known: dict[str, object]) -> str:
     # A Space's proxy reaches the app from outside the container.
-    return "0.0.0.0" if os.environ.get("SYSTEM") == "spaces" else "127.0.0.1"  # noqa: S104
+    return "0.0.0.0" if known["system"] == "spaces" else "127.0.0.1"  # noqa: S104
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
@@ -78,6 +77,7 @@ class AnnotationSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
 
+    system: str | None = Field(None, description='"spaces", which a Space sets itself')
     votetune_home: Path = Field(Path(".votetune"), description="a folder that can be written")
     gradio_server_name: Annotated[str, AfterValidator(_host)] = Field(
         default_factory=_default_host, description="an address to listen on, such as 127.0.0.1"
@@ -93,6 +93,11 @@ class AnnotationSettings(BaseSettings):
     argilla_api_key: SecretStr | None = Field(None, description="an owner's API key")
     argilla_workspace: ArgillaName = Field("votetune", description="letters, digits, - and _")
     argilla_dataset: ArgillaName = Field("preferences", description="letters, digits, - and _")
+
+    @property
+    def forgets_at_restart(self) -> bool:
+        """Whether votes are only on a Space's own disk, which a restart wipes."""
+        return self.system == "spaces" and self.argilla_api_url is None
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> "AnnotationSettings":

@@ -45,6 +45,10 @@ from annotation.voting import Voting
 log = logging.getLogger(__name__)
 
 GRACE_S = 3
+FORGETS = (
+    "Votes are kept on this Space's own disk only and vanish when it restarts: "
+    "its owner can set ARGILLA_API_URL and ARGILLA_API_KEY to keep them."
+)
 BASE_NOTE = "base"
 """The journal's note of the base that its waiting pairs were sampled from."""
 MOUNT: dict[str, object] = {
@@ -142,6 +146,12 @@ class Site:
     def stop(self) -> None:
         self._closing.close()
 
+    @property
+    def notice(self) -> str | None:
+        """What voters should know about this app, in plain words."""
+        said = [self.base.notice, FORGETS if self._annotation.forgets_at_restart else None]
+        return " ".join(text for text in said if text) or None
+
     def pairs_ready(self) -> int:
         return self.journal.ready_count(votes_per_pair=self._votes_per_pair, now=utc_now())
 
@@ -217,7 +227,7 @@ def build_public_page(site: Site) -> gr.Blocks:
     )
     with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
         with gr.Tab("Vote", id="vote"):
-            build_vote_tab(site.base.notice)
+            build_vote_tab(site.notice)
         with gr.Tab("Compare", id="compare") as tab:
             build_compare_tab(comparison, tab)
     page.queue(default_concurrency_limit=4, max_size=64)
@@ -306,5 +316,5 @@ def _listen(host: str, port: int) -> socket.socket:
 def _greet(site: Site, url: str, token: str) -> None:
     print(f"Vote   {url}", flush=True)  # noqa: T201
     print(f"Admin  {url}{ADMIN_PATH}?token={token}", flush=True)  # noqa: T201
-    if site.base.notice:
-        print(site.base.notice, flush=True)  # noqa: T201
+    if site.notice:
+        print(site.notice, flush=True)  # noqa: T201
