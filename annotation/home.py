@@ -7,10 +7,14 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from annotation.faults import Fault
+
+TRIES, PAUSE_S = 5, 0.05
 
 
 class HomeError(Fault):
@@ -82,9 +86,7 @@ class HomeLock:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._file = (home.root / "lock").open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not self._take():
             self._file.close()
             running = running_app(home)
             where = f" at {running.url} (process {running.pid})" if running else ""
@@ -92,6 +94,17 @@ class HomeLock:
                 f"Another app already serves the home {home.root}{where}: "
                 "stop it, or set another VOTETUNE_HOME."
             ) from None
+
+    def _take(self) -> bool:
+        # More than once: a command that only looks (`running_app`) holds it for a moment.
+        for _ in range(TRIES):
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(PAUSE_S)
+            else:
+                return True
+        return False
 
     def announce(self, url: str) -> None:
         """Say in app.json where this home is served."""
@@ -109,10 +122,23 @@ class RunningApp:
 
 
 def running_app(home: Home) -> RunningApp | None:
-    """The app that serves this home now, or None."""
+    """The app that serves this home now, or None. Takes nobody's word but the lock's.
+
+    A process id in a file proves nothing: after a crash or a reboot another process may have it.
+    """
     try:
+        with (home.root / "lock").open() as lock:
+            if _is_free(lock):
+                return None
         found = json.loads(home.app.read_text())
-        os.kill(found["pid"], 0)
+        return RunningApp(url=str(found["url"]), pid=int(found["pid"]))
     except (OSError, ValueError, KeyError):
         return None
-    return RunningApp(url=str(found["url"]), pid=int(found["pid"]))
+
+
+def _is_free(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

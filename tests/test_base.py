@@ -17,6 +17,7 @@ from alignment.base import BaseModelError, bound_base, resolve_base
 from alignment.hub.model_files import weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_revision
+from annotation.home import Home, HomeLock
 from annotation.schema import ModelRef
 
 
@@ -324,6 +325,7 @@ def test_a_running_app_keeps_a_home_on_its_base(hub_double: HubDouble, home: Pat
     """A command beside the app must not bind the home to another base under its feet."""
     hub_double.add_repo(DEFAULT_BASE_MODEL, write_model(tmp_path / "m"))
     resolve_base(settings(base_model="starter"), home, has_votes=False)
+    lock = HomeLock(Home(home))
     app = {"url": "http://127.0.0.1:7860", "pid": os.getppid()}
     (home / "app.json").write_text(json.dumps(app))
     before = held(home)
@@ -331,8 +333,9 @@ def test_a_running_app_keeps_a_home_on_its_base(hub_double: HubDouble, home: Pat
         resolve_base(settings(base_model=DEFAULT_BASE_MODEL), home, has_votes=False)
     assert resolve_base(settings(), home, has_votes=False).is_starter
     assert held(home) == before
-    (home / "app.json").write_text(json.dumps(app | {"pid": os.getpid()}))
+    lock.announce(app["url"])
     assert not resolve_base(settings(), home, has_votes=False).is_starter
+    lock.release()
 
 
 def test_a_home_that_cannot_be_written_is_one_line(tmp_path: Path):
