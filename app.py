@@ -7,6 +7,7 @@ imported to serve and for nothing else, so that a command need not wait for Grad
 import json
 import logging
 import sys
+import warnings
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -195,6 +196,8 @@ def _finish(found: "Runs", run_id: str) -> None:
 
 def main() -> None:
     """Run the command line; a Fault is one line on standard error and exit status 1."""
+    # Of transformers to its own callers: nothing that a person at a terminal could act on.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         cli()

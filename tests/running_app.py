@@ -1,5 +1,6 @@
 """The real app as a child process on a home of its own, for tests that go through its address."""
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import argilla as rg
 import httpx
 import pytest
 
@@ -40,6 +42,22 @@ def run_command(
         timeout=timeout_s,
         check=False,
     )
+
+
+def submitted_votes(home: Path) -> list[str]:
+    """The value of every submitted preference in the home's Argilla, read with its SDK."""
+    status = json.loads(run_command(home, "status", "--json").stdout)
+    client = rg.Argilla(api_url=status["argilla_api_url"], api_key=status["argilla_api_key"])
+    try:
+        dataset = client.datasets(name="preferences", workspace="votetune")
+        return sorted(
+            str(response.value)
+            for record in dataset.records(with_responses=True)
+            for response in record.responses
+            if response.question_name == "preference" and response.status == "submitted"
+        )
+    finally:
+        client.http_client.close()
 
 
 def free_port() -> int:

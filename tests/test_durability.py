@@ -1,15 +1,13 @@
 """No vote is lost: not when the app is killed, not while Argilla is away."""
 
-import json
 import sqlite3
 import threading
 import time
 from pathlib import Path
 
-import argilla as rg
 import httpx
 import pytest
-from running_app import RunningApp, run_command, start_app
+from running_app import start_app, submitted_votes
 
 pytestmark = [pytest.mark.slow, pytest.mark.argilla]
 CLIENTS = 8
@@ -59,17 +57,6 @@ def live_votes(home: Path) -> set[str]:
         return {row[0] for row in journal.execute("SELECT id FROM votes")}
 
 
-def submitted(app: RunningApp) -> int:
-    status = json.loads(run_command(app.home, "status", "--json").stdout)
-    client = rg.Argilla(api_url=status["argilla_api_url"], api_key=status["argilla_api_key"])
-    dataset = client.datasets(name="preferences", workspace="votetune")
-    return sum(
-        response.question_name == "preference" and response.status == "submitted"
-        for record in dataset.records(with_responses=True)
-        for response in record.responses
-    )
-
-
 def test_kill_9_while_8_clients_vote_loses_no_acknowledged_vote(tmp_path: Path) -> None:
     home = tmp_path / "home"
     app = start_app(home)
@@ -89,7 +76,7 @@ def test_kill_9_while_8_clients_vote_loses_no_acknowledged_vote(tmp_path: Path) 
     again = start_app(home)
     try:
         again.wait_for("Argilla", lambda h: h["argilla"] == "ready" and h["undelivered"] == 0, 180)
-        assert submitted(again) == len(live_votes(home))
+        assert len(submitted_votes(home)) == len(live_votes(home))
     finally:
         again.stop()
 

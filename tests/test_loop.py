@@ -4,12 +4,13 @@ Votes, Argilla, journal, training and weights are real; the voter follows writte
 """
 
 import json
+import re
 from pathlib import Path
 
-import argilla as rg
 import httpx
 import pytest
-from running_app import RunningApp, run_command
+from hub_double import WRITER, HubDouble
+from running_app import RunningApp, run_command, submitted_votes
 
 from alignment.commands.demo import judge
 from alignment.scripted_voter import Evaluation, evaluate
@@ -42,16 +43,9 @@ def test_every_vote_of_the_routes_is_in_argilla(voted_app: RunningApp) -> None:
     status = json.loads(run_command(voted_app.home, "status", "--json").stdout)
     assert status["votes"] == VOTES
     assert status["undelivered"] == 0
-    client = rg.Argilla(api_url=status["argilla_api_url"], api_key=status["argilla_api_key"])
-    dataset = client.datasets(name="preferences", workspace="votetune")
-    submitted = [
-        response
-        for record in dataset.records(with_responses=True)
-        for response in record.responses
-        if response.question_name == "preference" and response.status == "submitted"
-    ]
+    submitted = submitted_votes(voted_app.home)
     assert len(submitted) == VOTES
-    assert {r.value for r in submitted} <= {"a", "b", "tie", "both_bad"}
+    assert set(submitted) <= {"a", "b", "tie", "both_bad"}
 
 
 def test_dpo_on_200_votes_wins_on_prompts_nobody_voted_on(dpo: tuple[str, Evaluation]) -> None:
@@ -119,6 +113,29 @@ def test_the_app_answers_with_the_aligned_model_beside_the_base(
     assert base.strip()
     assert aligned.strip()
     assert len(job.outputs()) > 2, "the answers are streamed"
+
+
+def test_published_and_pulled_by_revision_it_answers_the_same(
+    voted_app: RunningApp, dpo: tuple[str, Evaluation], hub_double: HubDouble, tmp_path: Path
+) -> None:
+    hub = hub_double.environment(tmp_path / "cache")
+    owner = {"HF_TOKEN": WRITER, "HUB_NAMESPACE": "ada"} | hub
+    done = run_command(voted_app.home, "publish", dpo[0], "--repo", "polite", **owner)
+    assert done.returncode == 0, done.stderr
+    published = done.stdout.splitlines()[0]
+    assert re.fullmatch(r"ada/polite@[0-9a-f]{40}", published)
+    assert WRITER not in done.stdout + done.stderr
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("What is the opposite of hot?\nHello\nWhat sound does a cow make?\n")
+    answers = []
+    for name, env in ((dpo[0], {}), (published, hub)):
+        out = tmp_path / "out.jsonl"
+        files = ("--prompts", str(prompts), "--out", str(out), "--seed", "4")
+        done = run_command(voted_app.home, "sample", "--model", name, *files, **env)
+        assert done.returncode == 0, done.stderr
+        answers.append(out.read_text())
+    assert answers[0] == answers[1]
+    assert answers[0].count("\n") == 3
 
 
 def test_secrets_stay_out_of_logs(voted_app: RunningApp) -> None:

@@ -54,7 +54,8 @@ def run_demo(settings: AnnotationSettings, *, votes: int, method: Method) -> Non
     home = Home(settings.votetune_home / "demo" / f"{utc_now():%Y%m%d-%H%M%S}")
     home.prepare()
     began = time.monotonic()
-    console.print(f"Demonstration in {home.root}. Its voters are scripts, its votes synthetic.")
+    said = f"Demonstration in {home.root}. Its voters are scripts, its votes synthetic."
+    console.print(said, soft_wrap=True)
     with _app(home) as url:
         cast_votes(url, votes)
         _await_delivery(url)
@@ -64,7 +65,8 @@ def run_demo(settings: AnnotationSettings, *, votes: int, method: Method) -> Non
         watch_run(runs, run.id)
     verdict = judge(home, run.id)
     _report(Console(), verdict, run.id, time.monotonic() - began)
-    console.print(f"Look around: VOTETUNE_HOME={home.root} BASE_MODEL={STARTER} python app.py")
+    look = f"Look around: VOTETUNE_HOME={home.root} BASE_MODEL={STARTER} python app.py"
+    console.print(look, soft_wrap=True)
 
 
 def cast_votes(url: str, votes: int, *, noise: float = NOISE) -> None:

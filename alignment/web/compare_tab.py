@@ -44,10 +44,10 @@ def build_compare_tab(comparison: Comparison, tab: gr.Tab) -> None:
         stop = gr.Button("Stop", elem_id="compare-stop")
     with gr.Row(equal_height=True):
         base_answer = gr.Textbox(
-            label="Base", lines=8, interactive=False, min_width=300, elem_id="compare-base"
+            label="Base", lines=5, interactive=False, min_width=300, elem_id="compare-base"
         )
         aligned_answer = gr.Textbox(
-            label="Aligned", lines=8, interactive=False, min_width=300, elem_id="compare-aligned"
+            label="Aligned", lines=5, interactive=False, min_width=300, elem_id="compare-aligned"
         )
 
     def refresh(chosen: str | None) -> tuple[Any, Any]:

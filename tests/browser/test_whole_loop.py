@@ -3,15 +3,13 @@
 Real app, journal, Argilla, training child, starter model and Chromium.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import argilla as rg
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from running_app import RunningApp, run_command, start_app
+from running_app import RunningApp, start_app, submitted_votes
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.argilla]
 VOTES = 30
@@ -59,18 +57,6 @@ def vote_by_key(page: Page, count: int) -> None:
     page.wait_for_function("() => !Object.keys(localStorage).some(k => k.includes('outbox'))")
 
 
-def votes_in_argilla(app: RunningApp) -> list[str]:
-    status = json.loads(run_command(app.home, "status", "--json").stdout)
-    client = rg.Argilla(api_url=status["argilla_api_url"], api_key=status["argilla_api_key"])
-    dataset = client.datasets(name="preferences", workspace="votetune")
-    return sorted(
-        str(response.value)
-        for record in dataset.records(with_responses=True)
-        for response in record.responses
-        if response.question_name == "preference" and response.status == "submitted"
-    )
-
-
 def test_votes_by_key_become_a_model_that_answers_beside_the_base(
     app: RunningApp, page: Page, tmp_path: Path
 ) -> None:
@@ -80,7 +66,7 @@ def test_votes_by_key_become_a_model_that_answers_beside_the_base(
     expect(page.locator("[data-vt=status]")).to_contain_text(re.compile(r"Saved\..*starter@"))
 
     app.wait_for("delivery", lambda h: h["argilla"] == "ready" and h["undelivered"] == 0, 240)
-    in_argilla = votes_in_argilla(app)
+    in_argilla = submitted_votes(app.home)
     assert len(in_argilla) == VOTES
     # Sides are drawn per voter, so a key may be a or b in the record; ties stay ties.
     assert in_argilla.count("tie") == sum(KEYS[i % len(KEYS)] == "3" for i in range(VOTES))
