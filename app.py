@@ -170,7 +170,7 @@ def demo(
     votes: Annotated[int, typer.Option(min=40, max=2000, help="Votes to cast.")] = 200,
     method: Annotated[MethodName, typer.Option(help="dpo or orpo.")] = MethodName.DPO,
 ) -> None:
-    """Walk the whole loop with scripted voters, labelled synthetic, in about three minutes."""
+    """Walk the whole loop with scripted voters, labelled synthetic, in a minute or so."""
     from alignment.commands.demo import run_demo
 
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
