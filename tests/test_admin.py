@@ -157,6 +157,11 @@ class TestRunningAdmin:
         token = (voted_app.home / "admin_token").read_text().strip()
         assert token not in json.dumps(public)
 
+    def test_the_public_page_takes_no_files(self, voted_app: RunningApp) -> None:
+        files = {"files": ("big.bin", b"0" * 100_000)}
+        answer = httpx.post(f"{voted_app.url}/gradio_api/upload", files=files)
+        assert answer.status_code == 413
+
     def test_the_owner_sees_state_and_no_secret(self, voted_app: RunningApp) -> None:
         with voted_app.admin_client() as admin:
             config = admin.get("/admin/config").json()

@@ -49,6 +49,8 @@ FORGETS = (
     "Votes are kept on this Space's own disk only and vanish when it restarts: "
     "its owner can set ARGILLA_API_URL and ARGILLA_API_KEY to keep them."
 )
+MAX_UPLOAD = "1kb"
+"""Nothing on the public page takes a file, and Gradio's upload route can't be left out."""
 BASE_NOTE = "base"
 """The journal's note of the base that its waiting pairs were sampled from."""
 MOUNT: dict[str, object] = {
@@ -214,7 +216,13 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         **MOUNT,
     )
     gr.mount_gradio_app(
-        app, build_public_page(site), path="/", theme=theme, css_paths=[VOTE_CSS], **MOUNT
+        app,
+        build_public_page(site),
+        path="/",
+        theme=theme,
+        css_paths=[VOTE_CSS],
+        max_file_size=MAX_UPLOAD,
+        **MOUNT,
     )
     app.add_middleware(AdminGate, door=door)
     return app

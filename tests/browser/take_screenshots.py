@@ -1,17 +1,22 @@
-"""Takes the README's pictures from a real app: `python -m tests.browser.take_screenshots`.
+"""Takes the README's pictures from a real app: `python tests/browser/take_screenshots.py`.
 
 Scripted votes and one DPO run first, so that every page has something to show.
 """
 
 import re
+import sys
 import tempfile
 from pathlib import Path
 
+# Run as a script: neither the repository's root nor tests/ is on the path then.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from conftest import FLAGS, find_chromium
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from running_app import RunningApp, run_command, start_app
 
 from alignment.commands.demo import cast_votes
-from tests.browser.conftest import FLAGS, find_chromium
-from tests.running_app import RunningApp, run_command, start_app
 
 OUT = Path(__file__).parent / "screenshots"
 SIZES = {"1280": {"width": 1280, "height": 800}, "390": {"width": 390, "height": 844}}
