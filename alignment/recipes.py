@@ -57,8 +57,8 @@ class TrainingSpec:
 
 # Tuned on the starter model (0.9M parameters), on train prompts that nobody had voted on.
 _TINY: dict[Method, Recipe] = {
-    "dpo": Recipe(learning_rate=1e-3, beta=1.0, sft_weight=0.2),
-    "orpo": Recipe(learning_rate=1e-3, beta=1.0),
+    "dpo": Recipe(learning_rate=1e-3, beta=1.0, sft_weight=2.0),
+    "orpo": Recipe(learning_rate=7e-4, beta=1.0),
 }
 # From the literature, run for soundness only: nobody has measured a win rate with these here.
 _SMALL: dict[Method, Recipe] = {
