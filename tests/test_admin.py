@@ -55,6 +55,8 @@ def test_token_becomes_a_cookie_and_leaves_the_address(gated: TestClient) -> Non
     assert "SameSite=lax" in cookie
     assert TOKEN not in cookie
     assert gated.get("/admin/deep").text == "behind"
+    assert gated.get("/admin", follow_redirects=False).headers["location"] == "/admin/"
+    assert gated.get("/admin").text == "behind"
 
 
 @pytest.mark.parametrize(

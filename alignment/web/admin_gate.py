@@ -73,9 +73,13 @@ class AdminGate:
         self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        guarded = scope["type"] in ("http", "websocket") and _is_admin_path(scope)
-        if not guarded or self._door.admits(HTTPConnection(scope).headers.get("cookie")):
+        if scope["type"] not in ("http", "websocket") or not _is_admin_path(scope):
             await self._app(scope, receive, send)
+        elif self._door.admits(HTTPConnection(scope).headers.get("cookie")):
+            # Gradio's mount answers below the path only, and people type it without the slash.
+            bare = scope["type"] == "http" and scope["path"] == ADMIN_PATH
+            answer = RedirectResponse(_page(scope), status_code=307) if bare else self._app
+            await answer(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -85,20 +89,23 @@ class AdminGate:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         if scope["method"] != "GET" or not self._door.opens(query.get("token", [""])[0]):
             return PlainTextResponse(REFUSED, status_code=401)
-        home = scope.get("root_path", "") + ADMIN_PATH
-        answer = RedirectResponse(home + "/", status_code=303)
+        answer = RedirectResponse(_page(scope), status_code=303)
         answer.headers["Referrer-Policy"] = "no-referrer"
         answer.headers["Cache-Control"] = "no-store"
         answer.set_cookie(
             COOKIE,
             self._door.cookie,
             max_age=MAX_AGE_S,
-            path=home,
+            path=_page(scope).rstrip("/"),
             httponly=True,
             samesite="lax",
             secure=scope["scheme"] == "https",
         )
         return answer
+
+
+def _page(scope: Scope) -> str:
+    return f"{scope.get('root_path', '')}{ADMIN_PATH}/"
 
 
 def _is_admin_path(scope: Scope) -> bool:
