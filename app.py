@@ -91,9 +91,11 @@ def train(
 ) -> None:
     """Start a run on the votes as they are now and print its id."""
     from alignment.pipeline import open_pipeline
+    from alignment.recipes import TrainingOptions
 
+    options = TrainingOptions(method.value, steps=steps, seed=seed)
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
-        run = pipeline.train(method.value, steps=steps, seed=seed)
+        run = pipeline.train(options)
         print(run.id, flush=True)
         if wait:
             _finish(pipeline.runs, run.id)

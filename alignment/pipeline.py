@@ -10,8 +10,9 @@ from pathlib import Path
 
 from alignment.base import ResolvedBase, resolve_base
 from alignment.publish import Published, publish_run
+from alignment.recipes import TrainingOptions
 from alignment.registry import RegisteredModel, Registry
-from alignment.runs import Method, Run, Runs
+from alignment.runs import Run, Runs
 from alignment.settings import AlignmentSettings
 from annotation.export import (
     Export,
@@ -58,17 +59,15 @@ class Pipeline:
             return export_to_home(self._journal, self._home.root)
         return export_preferences(self._journal, directory)
 
-    def train(self, method: Method, *, steps: int | None = None, seed: int = 0) -> Run:
+    def train(self, options: TrainingOptions) -> Run:
         """Export the votes as they are now and start a run on them; returns at once.
 
         Raises RunError when a run is active or the examples are too few.
         """
         return self.runs.start(
-            method,
+            options,
             base=self.base,
             export=self.export(),
-            steps=steps,
-            seed=seed,
             min_examples=self._settings.min_examples,
         )
 

@@ -12,7 +12,28 @@ from typing import Literal
 
 from annotation.schema import ModelRef
 
-Method = Literal["dpo", "orpo"]
+Method = Literal["dpo", "orpo", "sft"]
+"""`sft` is plain fine-tuning on the chosen answers: the baseline, or a first stage."""
+
+Loss = Literal[
+    "sigmoid",
+    "ipo",
+    "robust",
+    "hinge",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sigmoid_norm",
+]
+"""TRL's losses of DPO, by its names (DPOConfig.loss_type)."""
+
+Tuning = Literal["lora", "full"]
 
 STEPS_PER_EXAMPLE = 0.55
 """Some four passes in batches of 8. Of 200 votes on the starter about 102 become examples."""
@@ -23,12 +44,15 @@ MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 10, 75, 2000
 class Recipe:
     """Hyperparameters of one method on one size of model.
 
-    `beta` is DPO's β or ORPO's λ; `sft_weight` adds that much of the chosen answers' NLL to DPO's
-    loss. `micro_batch` pairs go through the model at once, until `batch_size` of them are one step.
+    `beta` is DPO's β or ORPO's λ; `loss` and `sft_weight` are DPO's alone: the weight adds that
+    much of the chosen answers' NLL. `micro_batch` pairs go through the model at once, until
+    `batch_size` of them are one step.
     """
 
     learning_rate: float
     beta: float
+    loss: Loss = "sigmoid"
+    tuning: Tuning = "lora"
     sft_weight: float = 0.0
     lora_r: int = 16
     lora_alpha: int = 32
@@ -36,6 +60,24 @@ class Recipe:
     micro_batch: int = 8
     max_length: int = 1024
     gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """What a person asks of a run. None leaves it to the preset and to the data.
+
+    `flip_rate` is the share of examples whose sides are thought to be swapped, 0 to below ½; the
+    robust loss needs it.
+    """
+
+    method: Method
+    loss: Loss | None = None
+    tuning: Tuning = "lora"
+    steps: int | None = None
+    seed: int = 0
+    learning_rate: float | None = None
+    beta: float | None = None
+    flip_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +95,7 @@ class TrainingSpec:
     examples: int
     code_revision: str | None
     versions: tuple[tuple[str, str], ...]
+    flip_rate: float | None = None
 
 
 # Picked on the starter (0.9M parameters) by train prompts that nobody had voted on; an earlier
@@ -60,17 +103,20 @@ class TrainingSpec:
 _TINY: dict[Method, Recipe] = {
     "dpo": Recipe(learning_rate=1e-3, beta=1.0, sft_weight=2.0),
     "orpo": Recipe(learning_rate=7e-4, beta=1.0),
+    "sft": Recipe(learning_rate=1e-3, beta=1.0),
 }
 # From the literature, run for soundness only: nobody has measured a win rate with these here.
 _SMALL: dict[Method, Recipe] = {
     "dpo": Recipe(learning_rate=2e-4, beta=0.1, sft_weight=0.2, micro_batch=2),
     "orpo": Recipe(learning_rate=2e-4, beta=0.25, micro_batch=2),
+    "sft": Recipe(learning_rate=2e-4, beta=1.0, micro_batch=2),
 }
 _LARGE: dict[Method, Recipe] = {
     "dpo": Recipe(
         learning_rate=2e-5, beta=0.1, sft_weight=0.2, micro_batch=1, gradient_checkpointing=True
     ),
     "orpo": Recipe(learning_rate=2e-5, beta=0.1, micro_batch=1, gradient_checkpointing=True),
+    "sft": Recipe(learning_rate=2e-5, beta=1.0, micro_batch=1, gradient_checkpointing=True),
 }
 
 

@@ -66,6 +66,10 @@ class FinalMetrics:
     eval_loss: float | None = None
     eval_reward_accuracy: float | None = None
     eval_reward_margin: float | None = None
+    steps: int | None = None
+    stopped_early: bool = False
+    peak_memory_bytes: int | None = None
+    tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,12 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One optimizer step. Log-probs are sums over a completion in DPO, means per token in ORPO."""
+    """One optimizer step. Log-probs are sums over a completion in DPO, means per token in ORPO.
+
+    The `eval_` figures are on the held-out pairs, at the steps where those were scored;
+    `sample_tokens` is the mean length of that step's samples. `seconds` have passed since the
+    first step began, over all the children that a resumed run had.
+    """
 
     step: int
     loss: float
@@ -96,6 +105,22 @@ class Metric:
     rejected_logps: float | None = None
     grad_norm: float | None = None
     learning_rate: float | None = None
+    eval_loss: float | None = None
+    eval_reward_accuracy: float | None = None
+    eval_reward_margin: float | None = None
+    sample_tokens: float | None = None
+    tokens_per_s: float | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the model in training answers to one of the run's fixed prompts after `step` steps."""
+
+    step: int
+    prompt: str
+    completion: str
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +140,10 @@ class RunFolder:
     @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.jsonl"
 
     @property
     def log(self) -> Path:

@@ -5,7 +5,6 @@ session of its own: a crash or a restart of the app does not touch it. Imports n
 """
 
 import contextlib
-import importlib.metadata
 import os
 import re
 import secrets
@@ -22,14 +21,8 @@ from pathlib import Path
 import psutil
 
 from alignment.base import ResolvedBase
-from alignment.recipes import (
-    Method,
-    Recipe,
-    TrainingSpec,
-    count_parameters,
-    default_recipe,
-    default_steps,
-)
+from alignment.plan import plan_run
+from alignment.recipes import Method, TrainingOptions, TrainingSpec
 from alignment.run_store import (
     ACTIVE,
     Metric,
@@ -48,8 +41,7 @@ NICENESS = 10
 TERM_GRACE_S = 1.2
 """How long a cancelled child may take to save a checkpoint; a cancel ends within two seconds."""
 _ROOT = Path(__file__).parent.parent
-_ID = re.compile(r"(dpo|orpo)-\d{8}-\d{4}-[0-9a-f]{4}")
-_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+_ID = re.compile(r"(dpo|orpo|sft)-\d{8}-\d{4}-[0-9a-f]{4}")
 # The child reads local files only: no token has any business in its environment.
 _SECRETS = (
     "ADMIN_TOKEN",
@@ -90,30 +82,23 @@ class Runs:
 
     def start(
         self,
-        method: Method,
+        options: TrainingOptions,
         *,
         base: ResolvedBase,
         export: Export,
-        steps: int | None = None,
         min_examples: int = 20,
-        seed: int = 0,
-        recipe: Recipe | None = None,
     ) -> Run:
         """Start a run on `export` and return it, queued or further.
 
-        Raises RunError, with nothing created, when the method is unknown, `steps` is below 1, the
-        export has fewer than `min_examples` examples, or another run is active.
+        Raises RunError, with nothing created, when `options` can't be had, the export has fewer
+        than `min_examples` examples, or another run is active.
         """
-        if method not in ("dpo", "orpo"):
-            raise RunError(f"Method {method!r} is unknown: use dpo or orpo.")
-        if steps is not None and steps < 1:
-            raise RunError(f"Steps can't be {steps}: use 1 or more.")
         if export.examples < min_examples:
             raise RunError(
                 f"Run needs at least {min_examples} preference examples and found "
                 f"{export.examples}: collect more votes or lower MIN_EXAMPLES."
             )
-        spec = _spec(method, base, export, steps=steps, seed=seed, recipe=recipe)
+        spec = plan_run(options, base=base, export=export)
         self._path.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._path):
             self._refuse_second()
@@ -263,42 +248,6 @@ class Runs:
 
 def _read(folder: RunFolder) -> Run:
     return Run(folder.path.name, folder, folder.spec(), folder.status())
-
-
-def _spec(
-    method: Method,
-    base: ResolvedBase,
-    export: Export,
-    *,
-    steps: int | None,
-    seed: int,
-    recipe: Recipe | None,
-) -> TrainingSpec:
-    recipe = recipe or default_recipe(method, count_parameters(base.path))
-    steps = steps or default_steps(export.examples, recipe.batch_size)
-    return TrainingSpec(
-        method=method,
-        recipe=recipe,
-        steps=steps,
-        checkpoint_steps=max(1, min(25, steps // 4)),
-        seed=seed,
-        base=base.ref,
-        base_path=base.path.absolute(),
-        dataset_sha256=export.sha256,
-        examples=export.examples,
-        code_revision=_code_revision(),
-        versions=tuple((name, importlib.metadata.version(name)) for name in _PACKAGES),
-    )
-
-
-def _code_revision() -> str | None:
-    """The commit of this code, or None where it is not a git checkout."""
-    command = ["git", "-C", str(_ROOT), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
 
 
 def _child_environment() -> dict[str, str]:

@@ -16,7 +16,8 @@ ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it ser
 WEIGHTS = {
     "alignment/generation.py",
     "alignment/worker.py",
-    "alignment/train.py",
+    "alignment/training/trainers.py",
+    "alignment/training/watch.py",
     "alignment/starter.py",
 }
 ONLY_IN = {
@@ -26,7 +27,7 @@ ONLY_IN = {
         "annotation/argilla_server/server.py",
         "annotation/argilla_server/engine.py",
     },
-    "trl": {"alignment/train.py"},
+    "trl": {"alignment/training/trainers.py"},
     "torch": WEIGHTS,
     "peft": WEIGHTS,
     "transformers": WEIGHTS,

@@ -15,7 +15,13 @@ import psutil
 import pytest
 
 from alignment.base import ResolvedBase
-from alignment.recipes import Recipe, count_parameters, default_recipe, default_steps
+from alignment.recipes import (
+    Recipe,
+    TrainingOptions,
+    count_parameters,
+    default_recipe,
+    default_steps,
+)
 from alignment.run_store import ACTIVE, NEXT_STATES, Metric, RunFolder, RunState, Status
 from alignment.runs import NICENESS, Run, RunError, Runs
 from annotation.export import Export, load_examples
@@ -45,7 +51,9 @@ def orphaned(
         "import os, sys; from pathlib import Path; from alignment.runs import Runs;"
         "from annotation.export import load_export; from tests.preferences import tiny_base;"
         "home, base, export = map(Path, sys.argv[1:]);"
-        "run = Runs(home).start('dpo', base=tiny_base(base), export=load_export(export), steps=8);"
+        "from alignment.recipes import TrainingOptions;"
+        "options = TrainingOptions('dpo', steps=8); base = tiny_base(base);"
+        "run = Runs(home).start(options, base=base, export=load_export(export));"
         "print(run.id, flush=True); os._exit(9)"
     )
     command = [sys.executable, "-c", starter, str(home), str(base.path), str(export.directory)]
@@ -156,7 +164,7 @@ def test_too_few_examples_is_one_clear_line_and_creates_nothing(
     few = export_of(tmp_path, 6)
     home = tmp_path / "home"
     with pytest.raises(RunError) as caught:
-        Runs(home).start("dpo", base=base, export=few)
+        Runs(home).start(TrainingOptions("dpo"), base=base, export=few)
     assert str(caught.value) == (
         "Run needs at least 20 preference examples and found 6: "
         "collect more votes or lower MIN_EXAMPLES."
@@ -168,10 +176,10 @@ def test_bad_requests_are_one_clear_line(
     tmp_path: Path, base: ResolvedBase, export: Export
 ) -> None:
     runs = Runs(tmp_path / "home")
-    with pytest.raises(RunError, match="use dpo or orpo"):
-        runs.start("ppo", base=base, export=export)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="use dpo, orpo or sft"):
+        runs.start(TrainingOptions("ppo"), base=base, export=export)  # type: ignore[arg-type]
     with pytest.raises(RunError, match="Steps can't be 0"):
-        runs.start("dpo", base=base, export=export, steps=0)
+        runs.start(TrainingOptions("dpo", steps=0), base=base, export=export)
     for name in ("dpo-20261123-2041-7f3a", "../../etc", ""):
         with pytest.raises(RunError, match="There is no run"):
             runs.get(name)
@@ -190,7 +198,8 @@ def test_four_starts_at_once_start_one_and_name_it(
         runs = Runs(tmp_path)
         barrier.wait()
         try:
-            started.append(runs.start("orpo", base=base, export=export, steps=1000))
+            options = TrainingOptions("orpo", steps=1000)
+            started.append(runs.start(options, base=base, export=export))
         except RunError as error:
             refused.append(str(error))
 
@@ -219,7 +228,7 @@ def test_a_killed_run_is_interrupted_and_resumes_from_its_checkpoint(
     tmp_path: Path, base: ResolvedBase, export: Export
 ) -> None:
     runs = Runs(tmp_path)
-    run = runs.start("dpo", base=base, export=export, steps=120)
+    run = runs.start(TrainingOptions("dpo", steps=120), base=base, export=export)
     until(lambda: runs.get(run.id).status.step >= 40)
     child_of(run).kill()
     until(lambda: not runs.get(run.id).is_active, timeout_s=5)
@@ -246,7 +255,7 @@ def test_sigterm_interrupts_at_a_step_and_cancel_cancels(
     tmp_path: Path, base: ResolvedBase, export: Export
 ) -> None:
     runs = Runs(tmp_path)
-    run = runs.start("orpo", base=base, export=export, steps=1000)
+    run = runs.start(TrainingOptions("orpo", steps=1000), base=base, export=export)
     until(lambda: runs.get(run.id).status.step >= 3)
     child_of(run).terminate()
     stopped = runs.wait(run.id, timeout_s=10)
@@ -257,7 +266,7 @@ def test_sigterm_interrupts_at_a_step_and_cancel_cancels(
     again = runs.resume(run.id)
     assert again.id == run.id
     with pytest.raises(RunError, match=f"Run {run.id} is"):
-        runs.start("dpo", base=base, export=export)
+        runs.start(TrainingOptions("dpo"), base=base, export=export)
     until(lambda: runs.get(run.id).status.step > step)
     before = time.monotonic()
     cancelled = Runs(tmp_path).cancel(run.id)
@@ -276,7 +285,7 @@ def test_a_failed_run_says_why_in_one_line(tmp_path: Path, export: Export) -> No
     # The header is whole, so the run starts; half the tensors are missing.
     weights.write_bytes(whole[: len(whole) // 2])
     runs = Runs(tmp_path / "home")
-    run = runs.start("dpo", base=tiny_base(folder), export=export)
+    run = runs.start(TrainingOptions("dpo"), base=tiny_base(folder), export=export)
     failed = runs.wait(run.id, timeout_s=60)
     assert failed.state is RunState.FAILED
     assert failed.reason is not None
@@ -294,7 +303,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, export: Export)
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     runs = Runs(tmp_path / "home")
-    failed = runs.wait(runs.start("orpo", base=tiny_base(folder), export=export).id, timeout_s=60)
+    run = runs.start(TrainingOptions("orpo"), base=tiny_base(folder), export=export)
+    failed = runs.wait(run.id, timeout_s=60)
     assert failed.state is RunState.FAILED
     assert failed.reason is not None
     assert failed.reason.startswith("The loss became nan at step 1: lower the learning rate")

@@ -15,8 +15,9 @@ from torch.nn import functional
 from alignment.chat import end_of_turn_ids, render_chat
 from alignment.recipes import Method, Recipe, TrainingSpec
 from alignment.run_store import RunFolder
-from alignment.train import build_trainer, completion_nll, save_adapter
-from alignment.training_data import split_held_out, tokenize_example, tokenize_examples
+from alignment.training.data import split_held_out, tokenize_example, tokenize_examples
+from alignment.training.trainers import build_trainer, completion_nll
+from alignment.training.weights import save_adapter
 from annotation.export import Export, copy_export, load_examples
 from annotation.schema import Message, PreferenceExample
 from tests.preferences import TINY, export_of

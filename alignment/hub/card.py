@@ -7,7 +7,8 @@ measured. Never a person's name, a folder of this machine, or a token.
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Literal
+
+from alignment.recipes import Method
 
 BASE_FOLDER = "base"
 """Where a repository keeps the base's own files when the base is not on the Hub."""
@@ -30,7 +31,7 @@ class Lineage:
     """
 
     run: str
-    method: Literal["dpo", "orpo"]
+    method: Method
     base: str
     base_revision: str
     base_kind: BaseKind

@@ -11,6 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from alignment.pipeline import Pipeline
+from alignment.recipes import TrainingOptions
 from alignment.runs import Metric
 from alignment.web.admin_gate import AdminDoor
 from alignment.web.admin_view import (
@@ -65,10 +66,10 @@ class AdminHandlers:
 
     def start(self, method: str, steps: float | None, request: gr.Request) -> tuple[Any, str]:
         self._require_admin(request)
-        wanted = int(steps) if steps else None
-        run = _shown(
-            lambda: self._pipeline.train("orpo" if method == "ORPO" else "dpo", steps=wanted)
+        options = TrainingOptions(
+            "orpo" if method == "ORPO" else "dpo", steps=int(steps) if steps else None
         )
+        run = _shown(lambda: self._pipeline.train(options))
         return self._choose(run.id), describe_run(run, [])
 
     def cancel(self, run_id: str | None, request: gr.Request) -> str:

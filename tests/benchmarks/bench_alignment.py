@@ -16,7 +16,7 @@ from typing import get_args
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.recipes import Method
+from alignment.recipes import Method, TrainingOptions
 from alignment.runs import Runs, RunState
 from alignment.scripted_voter import Evaluation, ScriptedVoter, evaluate
 from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
@@ -99,7 +99,7 @@ def align(
     runs: Runs, base: ResolvedBase, export: Export, method: Method, seed: int, prompts: list[Prompt]
 ) -> Result:
     """Train with the defaults of the app, then compare on `prompts`, one answer each."""
-    run = runs.wait(runs.start(method, base=base, export=export, seed=seed).id)
+    run = runs.wait(runs.start(TrainingOptions(method, seed=seed), base=base, export=export).id)
     if run.state is not RunState.DONE or run.status.final is None:
         raise SystemExit(f"Run {run.id} is {run.state}: {run.reason}")
     aligned = ModelRef(base.ref.base, base.ref.base_revision, run.id, "0" * 40)
