@@ -213,6 +213,8 @@ def _outcome(pair: Pair, votes: Sequence[Vote]) -> PreferenceExample | str:
         agreement=support / (tally[Choice.A] + tally[Choice.B]),
         chosen_model=preference.chosen.model,
         rejected_model=preference.rejected.model,
+        chosen_finish=preference.chosen.finish,
+        rejected_finish=preference.rejected.finish,
     )
 
 
@@ -226,6 +228,8 @@ def _to_line(example: PreferenceExample) -> str:
         "agreement": example.agreement,
         "chosen_model": asdict(example.chosen_model),
         "rejected_model": asdict(example.rejected_model),
+        "chosen_finish": example.chosen_finish,
+        "rejected_finish": example.rejected_finish,
     }
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n"
 
@@ -241,6 +245,9 @@ def _from_line(line: str) -> PreferenceExample:
         agreement=row["agreement"],
         chosen_model=ModelRef(**row["chosen_model"]),
         rejected_model=ModelRef(**row["rejected_model"]),
+        # Exports from before these columns existed still load.
+        chosen_finish=row.get("chosen_finish", "stop"),
+        rejected_finish=row.get("rejected_finish", "stop"),
     )
 
 
@@ -329,6 +336,7 @@ that were undone, skipped or not counted are not in it.
 | `votes` | counted votes on the pair |
 | `agreement` | share of the decided votes that agree with the majority |
 | `chosen_model`, `rejected_model` | base and adapter with their revisions |
+| `chosen_finish`, `rejected_finish` | `stop`, or `length`: cut at the token limit |
 
 The format is TRL's conversational preference format with an explicit prompt.
 

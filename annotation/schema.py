@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal
 
+Finish = Literal["stop", "length"]
+"""How an answer ended: by its own end of turn, or cut at the token limit of its sampling."""
+
 EVAL_PERCENT = 20
 """Share of prompts, by hash, that are kept for evaluation and never exported."""
 
@@ -136,7 +139,7 @@ class Completion:
     text: str
     model: ModelRef
     sampling: Sampling
-    finish: Literal["stop", "length"] = "stop"
+    finish: Finish = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,8 @@ class Vote:
 class PreferenceExample:
     """One row of the preference dataset: what the majority of the counted votes preferred.
 
-    `agreement` is the share of a pair's decided votes that agree with the majority, 0.5–1.
+    `agreement` is the share of a pair's decided votes that agree with the majority, 0.5–1. A
+    `finish` of "length" says that the answer was cut, so that its end teaches nothing.
     """
 
     prompt: Prompt
@@ -224,3 +228,5 @@ class PreferenceExample:
     agreement: float
     chosen_model: ModelRef
     rejected_model: ModelRef
+    chosen_finish: Finish = "stop"
+    rejected_finish: Finish = "stop"

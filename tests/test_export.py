@@ -88,6 +88,42 @@ def test_swapping_sides_keeps_chosen(journal: Journal) -> None:
     assert example.chosen == "Second answer to p."
 
 
+@pytest.mark.parametrize("flipped", [False, True])
+def test_an_answer_cut_at_the_limit_says_so_on_its_side(
+    journal: Journal, tmp_path: Path, flipped: bool
+) -> None:
+    pair = pair_of(prompts_of(Split.TRAIN, 1)[0], "p")
+    cut = replace(pair.completions[1], finish="length")
+    pair = replace(pair, completions=(pair.completions[0], cut))
+    fill(journal, [pair], [vote_of("p", Choice.A, flipped=flipped)])
+    (example,) = load_examples(export_preferences(journal, tmp_path / "out").directory)
+    finishes = (example.chosen_finish, example.rejected_finish)
+    # Side a is the second completion, the cut one, for a flipped voter.
+    assert finishes == (("length", "stop") if flipped else ("stop", "length"))
+
+
+def test_an_export_from_before_the_finish_columns_loads(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    directory = export_preferences(journal, tmp_path / "out").directory
+    row = json.loads((directory / "train.jsonl").read_text())
+    del row["chosen_finish"], row["rejected_finish"]
+    older = (json.dumps(row) + "\n").encode()
+    (directory / "train.jsonl").write_bytes(older)
+    manifest = json.loads((directory / "dataset.json").read_text())
+    manifest["sha256"] = hashlib.sha256(older).hexdigest()
+    (directory / "dataset.json").write_text(json.dumps(manifest))
+    (example,) = load_examples(directory)
+    assert (example.chosen_finish, example.rejected_finish) == ("stop", "stop")
+
+
+def test_the_card_explains_every_column(journal: Journal, tmp_path: Path) -> None:
+    one_pair(journal, Choice.A)
+    directory = export_preferences(journal, tmp_path / "out").directory
+    card = (directory / "README.md").read_text()
+    for column in json.loads((directory / "train.jsonl").read_text()):
+        assert f"`{column}`" in card
+
+
 @pytest.mark.parametrize(
     ("choices", "votes", "agreement"),
     [
