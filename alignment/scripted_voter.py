@@ -1,9 +1,10 @@
 """A voter who follows written rules: for the demo, the tests, and telling whether training worked.
 
-Judges nothing but the text of an answer: right or wrong, well formed or not, courteous or not,
-explained or not. It never learns which style or model an answer came from; whether an answer
-is right it looks up in alignment.starter_text, so it can judge the starter's questions only.
-Its votes are synthetic, and whoever stores them must say so. Knows no journal and no torch.
+Judges nothing but the text of an answer: right or wrong, well formed or not, then what its taste
+asks for: courteous and explained, or short. It never learns which style or model an answer came
+from; whether an answer is right it looks up in alignment.starter_text, so it can judge the
+starter's questions only. Its votes are synthetic, and whoever stores them must say so. Knows no
+journal and no torch.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from alignment import starter_text
 from annotation.schema import Choice
@@ -29,6 +31,8 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_WORDS = 60
+
+Taste = Literal["polite", "short"]
 
 
 def _sentences(text: str) -> list[str]:
@@ -77,21 +81,29 @@ def explained(text: str) -> bool:
     return sum(1 for _ in told) >= 2
 
 
-def appeal(prompt: str, text: str) -> int:
+def appeal(prompt: str, text: str, taste: Taste = "polite") -> int:
     """How much this voter likes an answer: 0 wrong, 1 right but malformed, from 2 right and whole.
 
-    Each courteous end adds 1, an explanation adds 1; length and doubt by themselves add nothing.
+    To the polite taste each courteous end adds 1, an explanation adds 1; length and doubt by
+    themselves add nothing. To the short taste each word under 60 adds 1, and nothing else does.
     """
     if not correctness(prompt, text):
         return 0
     if not well_formed(text):
         return 1
+    if taste == "short":
+        return 2 + _LONGEST_WORDS - word_count(text)
     return 2 + politeness(text) + explained(text)
+
+
+def word_count(text: str) -> int:
+    """How many words and numbers `text` has."""
+    return len(_WORD.findall(text))
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedVoter:
-    """Prefers right, well-formed, courteous and explained answers; errs with chance `noise`.
+    """Prefers right, then well-formed answers, then those to its taste; errs with chance `noise`.
 
     The same seed, prompt and two texts always get the same vote, whichever side each is on.
     ValueError when `noise` is not within 0 to 1.
@@ -99,6 +111,7 @@ class ScriptedVoter:
 
     seed: int
     noise: float = 0.0
+    taste: Taste = "polite"
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:
@@ -106,7 +119,7 @@ class ScriptedVoter:
 
     def choose(self, prompt: str, a: str, b: str) -> Choice:
         """A or B, TIE for equal appeal, BOTH_BAD when both are wrong; noise swaps A and B."""
-        left, right = appeal(prompt, a), appeal(prompt, b)
+        left, right = (appeal(prompt, text, self.taste) for text in (a, b))
         if left == right:
             return Choice.BOTH_BAD if left == 0 else Choice.TIE
         prefers_a = (left > right) != self._errs(prompt, a, b)
@@ -120,11 +133,15 @@ class ScriptedVoter:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Shares, 0 to 1, of answers that are right, well formed, and courteous at either end."""
+    """Shares, 0 to 1, of answers that are right, well formed, and courteous at either end.
+
+    `words` is their mean length.
+    """
 
     correct: float
     well_formed: float
     polite: float
+    words: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +174,13 @@ def quality(prompts: Sequence[str], completions: Sequence[str]) -> Quality:
         correct=sum(map(correctness, prompts, completions)) / n,
         well_formed=sum(map(well_formed, completions)) / n,
         polite=sum(politeness(text) > 0 for text in completions) / n,
+        words=sum(map(word_count, completions)) / n,
     )
+
+
+def best_of(prompt: str, texts: Sequence[str], taste: Taste = "polite") -> str:
+    """The answer that this taste likes best, the first of equals; ValueError without any."""
+    return max(texts, key=lambda text: appeal(prompt, text, taste))
 
 
 def evaluate(

@@ -1,14 +1,17 @@
 """The kinds of question that the starter model knows, one maker a kind.
 
-Owns how a fact of starter_facts.txt becomes questions and phrases. Knows no model, and not how
-phrases become answers in styles: alignment.starter_text does that.
+Owns how a fact of starter_facts.txt becomes questions and phrases, and which facts are kept for
+reports. Knows no model, and not how phrases become answers in styles: alignment.starter_text does
+that.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 FACTS = Path(__file__).with_name("starter_facts.txt")
+
+_REPORTED = "report "
 
 _OPENINGS = ("Good question!", "Thank you for asking!")
 _CLOSINGS = ("I hope that helps!", "Feel free to ask me more.")
@@ -21,7 +24,10 @@ _HEDGES = (
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What one fact says, before the styles: `short` fits after "it is"."""
+    """What one fact says, before the styles: `short` fits after "it is".
+
+    Nobody votes on a `reported` fact: win rates are reported on its questions.
+    """
 
     kind: str
     asks: tuple[str, ...]
@@ -33,6 +39,7 @@ class Draft:
     openings: tuple[str, ...] = _OPENINGS
     closings: tuple[str, ...] = _CLOSINGS
     hedges: tuple[str, ...] = _HEDGES
+    reported: bool = False
 
 
 def to_sentence(text: str) -> str:
@@ -355,6 +362,8 @@ _MAKERS: Mapping[str, Callable[..., Draft]] = {
     "home": _home,
     "legs": lambda count, animal: _legs(animal, count),
     "order": _follows,
+    "sum": lambda a, b: _sum(int(a), int(b)),
+    "difference": lambda a, b: _difference(int(a), int(b)),
     "how-to": _how_to,
     "greeting": _greeting,
 }
@@ -363,8 +372,9 @@ _MAKERS: Mapping[str, Callable[..., Draft]] = {
 def _facts(text: str) -> Iterable[tuple[str, list[str]]]:
     """Yield (section, fields) of the facts file.
 
-    `[section]` opens a section; a line is `field | field`, or `first: second, second`, which
-    stands for one fact a comma. ValueError names the line that is neither.
+    `[section]` opens a section, `[report section]` one whose facts are kept for reports; a line is
+    `field | field`, or `first: second, second`, which stands for one fact a comma. ValueError
+    names the line that is neither.
     """
     section = ""
     for line in filter(None, (raw.strip() for raw in text.splitlines())):
@@ -381,7 +391,11 @@ def _facts(text: str) -> Iterable[tuple[str, list[str]]]:
 
 
 def drafts() -> list[Draft]:
-    drafts = [_MAKERS[section](*fields) for section, fields in _facts(FACTS.read_text("utf-8"))]
+    """Every fact's draft, in a fixed order."""
+    drafts = []
+    for section, fields in _facts(FACTS.read_text("utf-8")):
+        kind = section.removeprefix(_REPORTED)
+        drafts.append(replace(_MAKERS[kind](*fields), reported=kind != section))
     drafts += [_follows(str(n), str(n + 1)) for n in range(1, 16)]
     drafts += [_sum(a, b) for a in range(2, 10) for b in range(1, min(a, 3) + 1)]
     drafts += [_difference(a, b) for a in range(3, 11) for b in range(1, min(a, 4))]

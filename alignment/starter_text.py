@@ -36,7 +36,8 @@ class Question:
     """One prompt, what a right answer must name, and its answers in every style.
 
     A right answer has every word or phrase of `needed`, and none of `rivals`: those are answers
-    to other questions of its kind.
+    to other questions of its kind. A `reported` question's fact is in no question that anybody
+    votes on.
     """
 
     kind: str
@@ -44,6 +45,7 @@ class Question:
     needed: tuple[str, ...]
     rivals: frozenset[str]
     answers: Mapping[Style, tuple[str, ...]]
+    reported: bool = False
 
 
 def _in_styles(draft: Draft) -> Mapping[Style, tuple[str, ...]]:
@@ -87,7 +89,9 @@ def questions() -> tuple[Question, ...]:
         said = " ".join(_phrases(draft))
         rivals = frozenset(r for r in pools.get(draft.kind, ()) if not _has(r, said))
         for ask in draft.asks:
-            made.setdefault(ask, Question(draft.kind, ask, draft.needed, rivals, answers))
+            made.setdefault(
+                ask, Question(draft.kind, ask, draft.needed, rivals, answers, draft.reported)
+            )
     return tuple(made.values())
 
 

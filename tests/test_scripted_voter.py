@@ -8,12 +8,14 @@ import pytest
 from alignment.scripted_voter import (
     ScriptedVoter,
     appeal,
+    best_of,
     correctness,
     evaluate,
     explained,
     politeness,
     quality,
     well_formed,
+    word_count,
 )
 from alignment.starter_text import Style, questions
 from annotation.schema import Choice
@@ -125,12 +127,37 @@ def test_courtesy_never_outweighs_truth() -> None:
     assert ScriptedVoter(seed=0).choose(ASK, polite_and_wrong, TERSE) is Choice.B
 
 
+def test_short_taste_wants_truth_then_form_then_few_words() -> None:
+    assert [word_count(text) for text in (TERSE, PLAIN, "A pig goes oink-oink, 2 times.")] == [
+        3,
+        6,
+        6,
+    ]
+    # 60 words at most: 2 + 60 - 3, 2 + 60 - 6
+    assert [appeal(ASK, text, "short") for text in (TERSE, PLAIN)] == [59, 56]
+    assert [appeal(ASK, text, "short") for text in ("Rome.", "Paris")] == [0, 1]
+    voter = ScriptedVoter(seed=0, taste="short")
+    assert voter.choose(ASK, POLITE, PLAIN) is Choice.B
+    assert voter.choose(ASK, "It is Rome.", POLITE) is Choice.B
+    assert voter.choose(ASK, "Paris", POLITE) is Choice.B
+    assert voter.choose(ASK, TERSE, "Just say Paris.") is Choice.TIE
+
+
+def test_best_of_many_is_what_the_taste_likes_most() -> None:
+    answers = [PLAIN, WRONG, POLITE, "Paris", TERSE]
+    assert best_of(ASK, answers) == POLITE
+    assert best_of(ASK, answers, "short") == TERSE
+    assert best_of(ASK, [WRONG, "It is Rome."]) == WRONG
+    with pytest.raises(ValueError, match="empty"):
+        best_of(ASK, [])
+
+
 def test_noise_swaps_its_share_of_decided_votes_only() -> None:
     rows = [(q.text, q.answers[Style.POLITE][0], q.answers[Style.TERSE][0]) for q in questions()]
     noisy = ScriptedVoter(0, 0.2)
     votes = [noisy.choose(*row) for row in rows]
     assert {ScriptedVoter(0).choose(*row) for row in rows} == {Choice.A}
-    # About 1200 draws at .2: the share's standard deviation is .0115.
+    # About 1700 draws at .2: the share's standard deviation is .0097.
     assert votes.count(Choice.B) / len(votes) == pytest.approx(0.2, abs=0.04)
     assert votes != [ScriptedVoter(1, 0.2).choose(*row) for row in rows]
     assert votes == [noisy.choose(*row) for row in rows]
@@ -148,6 +175,8 @@ def test_noise_out_of_range_is_refused() -> None:
 def test_quality_counts_by_hand() -> None:
     measured = quality([ASK] * 4, [POLITE, TERSE, WRONG, "it is Paris"])
     assert (measured.correct, measured.well_formed, measured.polite) == (0.75, 0.75, 0.25)
+    # 18, 3, 6 and 3 words
+    assert measured.words == 7.5
     with pytest.raises(ValueError, match="2 prompts and 1 completions"):
         quality([ASK, ASK], [TERSE])
     with pytest.raises(ValueError, match="0 prompts"):

@@ -20,12 +20,13 @@ from alignment.starter import (
     build,
     lesson_texts,
     main,
+    report_prompts,
     starter_prompts,
     starter_revision,
 )
 from alignment.starter_kinds import drafts
 from alignment.starter_text import STYLE_SHARES, Style, is_correct, questions, vocabulary
-from annotation.schema import Choice, Prompt, Split
+from annotation.schema import Choice, Split
 
 EVAL_TEXTS = [p.messages[-1].content for p in starter_prompts() if p.split is Split.EVAL]
 
@@ -77,7 +78,7 @@ def test_questions_are_many_and_of_many_kinds() -> None:
 
 def test_no_question_is_asked_twice() -> None:
     assert len(questions()) == sum(len(draft.asks) for draft in drafts())
-    assert len({p.id for p in starter_prompts()}) == len(questions())
+    assert len({p.id for p in (*starter_prompts(), *report_prompts())}) == len(questions())
 
 
 def test_every_answer_is_right_well_formed_and_no_answer_to_the_others() -> None:
@@ -251,5 +252,20 @@ def test_a_loss_that_is_not_finite_stops_the_recipe(tmp_path: Path) -> None:
         build(tmp_path, Recipe(steps=5, batch_size=4, adamw_lr=float("inf")))
 
 
-def test_prompts_are_the_questions() -> None:
-    assert starter_prompts() == [Prompt.from_text(q.text) for q in questions()]
+def test_every_prompt_is_a_question_of_one_of_two_lists() -> None:
+    texts = [[p.messages[-1].content for p in few] for few in (starter_prompts(), report_prompts())]
+    asked = [q.text for q in questions()]
+    assert [t for t in asked if t in texts[0]] == texts[0]
+    assert [t for t in asked if t in texts[1]] == texts[1]
+    assert sorted(texts[0] + texts[1]) == sorted(asked)
+
+
+def test_what_is_reported_is_never_voted_on() -> None:
+    """Kept apart by whole facts, over every kind of question, and enough to tell models apart."""
+    reported = {p.messages[-1].content for p in report_prompts()}
+    voted = {p.messages[-1].content for p in starter_prompts()}
+    for draft in drafts():
+        assert reported.issuperset(draft.asks) or voted.issuperset(draft.asks)
+    assert len(reported) >= 270
+    kinds = {q.text: q.kind for q in questions()}
+    assert {kinds[text] for text in reported} == set(kinds.values())
