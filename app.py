@@ -183,9 +183,10 @@ def _home() -> Home:
 
 
 def _runs() -> "Runs":
+    from alignment.places.known import known_places
     from alignment.runs import Runs
 
-    return Runs(_home().root)
+    return Runs(_home().root, known_places(load_settings(AlignmentSettings)))
 
 
 def _finish(found: "Runs", run_id: str) -> None:

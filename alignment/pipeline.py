@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alignment.base import ResolvedBase, resolve_base
+from alignment.places.known import known_places
 from alignment.publish import Published, publish_run
 from alignment.recipes import TrainingOptions
 from alignment.registry import RegisteredModel, Registry
@@ -47,7 +48,7 @@ class Pipeline:
         token = settings.hf_token
         self._token = token.get_secret_value() if token else None
         self.registry = Registry(home.root, base, token=self._token)
-        self.runs = Runs(home.root)
+        self.runs = Runs(home.root, known_places(settings))
 
     def preview(self) -> PreparedExport:
         """The dataset that an export would write now."""

@@ -17,6 +17,7 @@ from alignment.recipes import (
     TrainingOptions,
     TrainingSpec,
     Tuning,
+    Where,
     count_parameters,
     default_recipe,
     default_steps,
@@ -51,6 +52,7 @@ def plan_run(options: TrainingOptions, *, base: ResolvedBase, export: Export) ->
         code_revision=_code_revision(),
         versions=tuple((name, importlib.metadata.version(name)) for name in _PACKAGES),
         flip_rate=options.flip_rate,
+        where=options.where,
     )
 
 
@@ -59,6 +61,7 @@ def _check(options: TrainingOptions) -> None:
         ("Method", options.method, get_args(Method)),
         ("Loss", options.loss, (None, *get_args(Loss))),
         ("Tuning", options.tuning, get_args(Tuning)),
+        ("Where", options.where, get_args(Where)),
     )
     for name, value, known in choices:
         if value not in known:

@@ -35,6 +35,9 @@ Loss = Literal[
 
 Tuning = Literal["lora", "full"]
 
+Where = Literal["here", "accelerate", "jobs"]
+"""A child process here, several processes by `accelerate launch`, or a job on the Hub."""
+
 STEPS_PER_EXAMPLE = 0.55
 """Some four passes in batches of 8. Of 200 votes on the starter about 102 become examples."""
 MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 10, 75, 2000
@@ -44,9 +47,12 @@ MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 10, 75, 2000
 class Recipe:
     """Hyperparameters of one method on one size of model.
 
-    `beta` is DPO's β or ORPO's λ; `loss` and `sft_weight` are DPO's alone: the weight adds that
-    much of the chosen answers' NLL. `micro_batch` pairs go through the model at once, until
-    `batch_size` of them are one step.
+    `beta` is DPO's β or ORPO's λ; SFT has no use for it but to scale the rewards that it reports.
+    `loss`, `sft_weight` and the length guards are DPO's alone. `sft_weight` adds that much of the
+    chosen answers' NLL. `length_penalty` is R-DPO's α, a token: above 0 it keeps answers from
+    growing, below 0 from shrinking. `ld_alpha` is LD-DPO's α, 0 to 1: how much the tokens count
+    that one answer has beyond the other's length; None or 1 is plain DPO.
+    `micro_batch` pairs go through the model at once, until `batch_size` of them are one step.
     """
 
     learning_rate: float
@@ -54,6 +60,8 @@ class Recipe:
     loss: Loss = "sigmoid"
     tuning: Tuning = "lora"
     sft_weight: float = 0.0
+    length_penalty: float = 0.0
+    ld_alpha: float | None = None
     lora_r: int = 16
     lora_alpha: int = 32
     batch_size: int = 8
@@ -77,7 +85,11 @@ class TrainingOptions:
     seed: int = 0
     learning_rate: float | None = None
     beta: float | None = None
+    sft_weight: float | None = None
+    length_penalty: float | None = None
+    ld_alpha: float | None = None
     flip_rate: float | None = None
+    where: Where = "here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,7 @@ class TrainingSpec:
     code_revision: str | None
     versions: tuple[tuple[str, str], ...]
     flip_rate: float | None = None
+    where: Where = "here"
 
 
 # Picked on the starter (0.9M parameters) by train prompts that nobody had voted on; an earlier
@@ -139,12 +152,17 @@ def default_steps(examples: int, batch_size: int = 8) -> int:
 
 def count_parameters(folder: Path) -> int:
     """Parameters of all *.safetensors in `folder`, read from their headers alone."""
-    return sum(
-        math.prod(entry["shape"])
+    return sum(math.prod(shape) for shape in tensor_shapes(folder).values())
+
+
+def tensor_shapes(folder: Path) -> dict[str, list[int]]:
+    """The shape of every tensor of all *.safetensors in `folder`, by name."""
+    return {
+        name: entry["shape"]
         for file in sorted(folder.glob("*.safetensors"))
         for name, entry in _header(file).items()
         if name != "__metadata__"
-    )
+    }
 
 
 def _header(file: Path) -> dict[str, dict[str, list[int]]]:

@@ -74,7 +74,10 @@ class FinalMetrics:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What state.json says. `process_started` is psutil's create_time of `pid`, in seconds."""
+    """What state.json says. `process_started` is psutil's create_time of `pid`, in seconds.
+
+    `job` is the Hub's id of a run that trains there.
+    """
 
     state: RunState
     created_at: datetime
@@ -84,6 +87,7 @@ class Status:
     reason: str | None = None
     pid: int | None = None
     process_started: float | None = None
+    job: str | None = None
     cancel_requested: bool = False
     final: FinalMetrics | None = None
 

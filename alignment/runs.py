@@ -1,28 +1,22 @@
 """Training runs of one home: start, cancel, resume, wait, and tell what became of an orphan.
 
-At most one run is active, across all processes that share the home. A run is a child process in a
-session of its own: a crash or a restart of the app does not touch it. Imports no training code.
+At most one run is active, across all processes that share the home. What trains it is the
+business of a place (alignment.places) and outlives the app. Imports no training code.
 """
 
-import contextlib
-import os
 import re
 import secrets
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
-
 from alignment.base import ResolvedBase
+from alignment.places.here import Here
+from alignment.places.place import Place
 from alignment.plan import plan_run
-from alignment.recipes import Method, TrainingOptions, TrainingSpec
+from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where
 from alignment.run_store import (
     ACTIVE,
     Metric,
@@ -37,19 +31,7 @@ from annotation.schema import utc_now
 
 __all__ = ["Method", "Metric", "Run", "RunError", "RunState", "Runs"]
 
-NICENESS = 10
-TERM_GRACE_S = 1.2
-"""How long a cancelled child may take to save a checkpoint; a cancel ends within two seconds."""
-_ROOT = Path(__file__).parent.parent
 _ID = re.compile(r"(dpo|orpo|sft)-\d{8}-\d{4}-[0-9a-f]{4}")
-# The child reads local files only: no token has any business in its environment.
-_SECRETS = (
-    "ADMIN_TOKEN",
-    "ARGILLA_API_KEY",
-    "GENERATION_API_KEY",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +59,10 @@ class Run:
 class Runs:
     """All runs under `home`/runs. Any number of these may look at one home at the same time."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, places: Mapping[Where, Place] | None = None) -> None:
+        """Runs go to `places`; without any, to child processes here."""
         self._path = home.absolute() / "runs"
+        self._places: Mapping[Where, Place] = places or {"here": Here()}
 
     def start(
         self,
@@ -99,6 +83,7 @@ class Runs:
                 f"{export.examples}: collect more votes or lower MIN_EXAMPLES."
             )
         spec = plan_run(options, base=base, export=export)
+        self._place(spec).check(spec)
         self._path.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._path):
             self._refuse_second()
@@ -142,7 +127,7 @@ class Runs:
             if status.state not in ACTIVE:
                 raise RunError(f"Run {run_id} is {status.state}: there is nothing to cancel.")
             folder.write_status(replace(status, cancel_requested=True, updated_at=utc_now()))
-        _end_process(status)
+        self._place(folder.spec()).end(folder, status)
         with folder.locked():
             if folder.status().state in ACTIVE:
                 folder.move(RunState.CANCELLED, reason="Cancelled by an admin.")
@@ -172,7 +157,7 @@ class Runs:
 
     def _settle(self) -> None:
         for run in self._all():
-            if run.is_active and not _is_alive(run.status):
+            if run.is_active and not self._place(run.spec).is_alive(run.folder, run.status):
                 run.folder.move(
                     RunState.INTERRUPTED,
                     reason=f"The training process ended while {run.state}: resume it, "
@@ -206,28 +191,22 @@ class Runs:
             ) from error
 
     def _spawn(self, folder: RunFolder) -> None:
-        with folder.log.open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "alignment.train", str(folder.path)],
-                cwd=_ROOT,
-                env=_child_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        # The child moves the state only under this lock, so it finds its own pid there.
-        started = psutil.Process(child.pid).create_time()
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+        # What trains moves the state only under this lock, so it finds its own handle there.
+        handle = self._place(folder.spec()).spawn(folder)
         status = replace(
             folder.move(RunState.PREPARING),
-            pid=child.pid,
-            process_started=started,
+            pid=handle.pid,
+            process_started=handle.process_started,
+            job=handle.job,
             cancel_requested=False,
         )
         folder.write_status(status)
-        threading.Thread(target=child.wait, name=f"reap-{folder.path.name}", daemon=True).start()
+
+    def _place(self, spec: TrainingSpec) -> Place:
+        place = self._places.get(spec.where)
+        if place is None:
+            raise RunError(f"Nothing here can train {spec.where!r}: use {', '.join(self._places)}.")
+        return place
 
     def _folder(self, run_id: str) -> RunFolder:
         folder = RunFolder(self._path / run_id)
@@ -248,38 +227,3 @@ class Runs:
 
 def _read(folder: RunFolder) -> Run:
     return Run(folder.path.name, folder, folder.spec(), folder.status())
-
-
-def _child_environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    return kept | {
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-    }
-
-
-def _is_alive(status: Status) -> bool:
-    """Whether the very process that state.json names still runs; a zombie does not."""
-    if status.pid is None or status.process_started is None:
-        return False
-    try:
-        process = psutil.Process(status.pid)
-        same = abs(process.create_time() - status.process_started) < 1.0
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _end_process(status: Status) -> None:
-    """SIGTERM, then SIGKILL after a grace, to the child's own process group."""
-    for number, patience_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, 0.5)):
-        if not _is_alive(status) or status.pid is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(status.pid, number)
-        deadline = time.monotonic() + patience_s
-        while _is_alive(status) and time.monotonic() < deadline:
-            time.sleep(0.02)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from alignment.base import ResolvedBase
+from alignment.places.child import NICENESS
 from alignment.recipes import (
     Recipe,
     TrainingOptions,
@@ -23,7 +24,7 @@ from alignment.recipes import (
     default_steps,
 )
 from alignment.run_store import ACTIVE, NEXT_STATES, Metric, RunFolder, RunState, Status
-from alignment.runs import NICENESS, Run, RunError, Runs
+from alignment.runs import Run, RunError, Runs
 from annotation.export import Export, load_examples
 from tests.preferences import TINY, WHEN, export_of, tiny_base
 from tests.tiny import make_tiny_model

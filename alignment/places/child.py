@@ -1,0 +1,88 @@
+"""A run's child process: in a session of its own, without secrets, findable by any process.
+
+Owns how such a child is started, told apart from a later process with its pid, and ended.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from alignment.places.place import Handle
+from alignment.run_store import RunFolder, Status
+
+NICENESS = 10
+TERM_GRACE_S = 1.2
+"""How long a cancelled child may take to save a checkpoint; a cancel ends within two seconds."""
+ROOT = Path(__file__).parent.parent.parent
+# The child reads local files only: no token has any business in its environment.
+_SECRETS = (
+    "ADMIN_TOKEN",
+    "ARGILLA_API_KEY",
+    "GENERATION_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+)
+
+
+def start_child(
+    command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]
+) -> Handle:
+    """Run `command` on its own, its output going to the run's log; returns at once."""
+    with folder.log.open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    started = psutil.Process(child.pid).create_time()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
+    threading.Thread(target=child.wait, name=f"reap-{folder.path.name}", daemon=True).start()
+    return Handle(child.pid, started)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment without its secrets, offline."""
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return kept | {
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
+
+
+def is_child_alive(status: Status) -> bool:
+    """Whether the very process that state.json names still runs; a zombie does not."""
+    if status.pid is None or status.process_started is None:
+        return False
+    try:
+        process = psutil.Process(status.pid)
+        same = abs(process.create_time() - status.process_started) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_child(status: Status) -> None:
+    """SIGTERM, then SIGKILL after a grace, to the child's own process group."""
+    for number, patience_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, 0.5)):
+        if not is_child_alive(status) or status.pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(status.pid, number)
+        deadline = time.monotonic() + patience_s
+        while is_child_alive(status) and time.monotonic() < deadline:
+            time.sleep(0.02)

@@ -1,0 +1,28 @@
+"""Training in a child process on this machine.
+
+A crash or a restart of the app does not touch the child; its folder says all that it says.
+"""
+
+import sys
+
+from alignment.places.child import child_environment, end_child, is_child_alive, start_child
+from alignment.places.place import Handle
+from alignment.recipes import TrainingSpec
+from alignment.run_store import RunFolder, Status
+
+
+class Here:
+    """One child process a run."""
+
+    def check(self, spec: TrainingSpec) -> None:
+        """Every spec can be trained here."""
+
+    def spawn(self, folder: RunFolder) -> Handle:
+        command = [sys.executable, "-m", "alignment.train", str(folder.path)]
+        return start_child(command, folder, child_environment())
+
+    def is_alive(self, folder: RunFolder, status: Status) -> bool:
+        return is_child_alive(status)
+
+    def end(self, folder: RunFolder, status: Status) -> None:
+        end_child(status)

@@ -1,0 +1,16 @@
+"""Which places this home's settings name, each ready to be asked.
+
+The only module that knows every place. Reads nothing and reaches nothing by itself.
+"""
+
+from collections.abc import Mapping
+
+from alignment.places.here import Here
+from alignment.places.place import Place
+from alignment.recipes import Where
+from alignment.settings import AlignmentSettings
+
+
+def known_places(settings: AlignmentSettings) -> Mapping[Where, Place]:
+    """Every place; one that lacks a setting says so in its `check`."""
+    return {"here": Here()}
