@@ -45,21 +45,21 @@ class _Row:
 class LocalGenerator:
     """Samples and streams from the weights of `base`, loaded at first use, one batch at a time.
 
-    `adapter_path` gives the folder of an adapter. bf16 where this machine computes fast in it,
-    else fp32; `device` and `dtype` override. At most MAX_ADAPTERS adapters are held; the one
-    unused for longest makes room. Equal requests give equal answers on one machine.
+    `weights_path` gives the folder of a model's own weights. bf16 where this machine computes
+    fast in it, else fp32; `device` and `dtype` override. At most MAX_ADAPTERS adapters are held;
+    the one unused for longest makes room. Equal requests give equal answers on one machine.
     """
 
     def __init__(
         self,
         base: ResolvedBase,
         *,
-        adapter_path: Callable[[ModelRef], Path | None],
+        weights_path: Callable[[ModelRef], Path | None],
         device: str | None = None,
         dtype: DType | None = None,
     ) -> None:
         self._base = base
-        self._adapter_path = adapter_path
+        self._weights_path = weights_path
         self._device = device
         self._dtype = dtype
         self._lock = threading.Lock()
@@ -167,7 +167,7 @@ class LocalGenerator:
         if model in loaded.adapters:
             loaded.adapters.move_to_end(model)
             return loaded.adapters[model]
-        folder = self._adapter_path(model)
+        folder = self._weights_path(model)
         # PEFT would unpickle an adapter_model.bin instead.
         if folder is None or not (folder / "adapter_model.safetensors").is_file():
             raise GenerationError(

@@ -20,6 +20,7 @@ from alignment.hub.adapters import (
 )
 from alignment.hub.client import is_repo_id
 from alignment.hub.model_files import ModelFilesError, sha256_of
+from alignment.recipes import Tuning
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
 from annotation.schema import ModelRef
@@ -43,11 +44,16 @@ class RegistryError(Fault):
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A model that can be asked by name. `adapter_path` is None for the base itself."""
+    """A model that can be asked by name.
+
+    `weights_path` is the folder of the weights that it has beyond the base's, None for the base
+    itself. `tuning` says what lies there: a LoRA adapter, or a whole model of its own.
+    """
 
     name: str
     ref: ModelRef
-    adapter_path: Path | None
+    weights_path: Path | None
+    tuning: Tuning | None
 
 
 class Registry:
@@ -108,8 +114,11 @@ class Registry:
             raise kind(str(error)) from None
         return self._pulled_model(found)
 
-    def adapter_path(self, ref: ModelRef) -> Path | None:
-        """The folder of `ref`'s adapter, None for the base itself; RegistryError if not here."""
+    def weights_path(self, ref: ModelRef) -> Path | None:
+        """The folder of `ref`'s own weights, an adapter's or a whole model's; None for the base.
+
+        Raises RegistryError for a model that is not here.
+        """
         if ref == self._base:
             return None
         found = next((m for m in self.models() if m.ref == ref), None)
@@ -118,10 +127,10 @@ class Registry:
                 f"Model {ref.label} of {ref.base} is not in {self._home} beside its base "
                 f"{self._base.label}: train or pull it first."
             )
-        return found.adapter_path
+        return found.weights_path
 
     def _base_model(self) -> RegisteredModel:
-        return RegisteredModel("base", self._base, None)
+        return RegisteredModel("base", self._base, None, None)
 
     def _run_models(self) -> list[RegisteredModel]:
         found = []
@@ -134,7 +143,9 @@ class Registry:
                 ref = self._ref(path.name, self._digest(adapter / WEIGHTS))
             except (ModelFilesError, OSError):
                 continue
-            found.append((adapter.stat().st_mtime, RegisteredModel(path.name, ref, adapter)))
+            found.append(
+                (adapter.stat().st_mtime, RegisteredModel(path.name, ref, adapter, "lora"))
+            )
         return [model for _, model in sorted(found, key=lambda item: (item[0], item[1].name))]
 
     def _pulled_models(self) -> list[RegisteredModel]:
@@ -151,7 +162,8 @@ class Registry:
         return found
 
     def _pulled_model(self, pulled: Pulled) -> RegisteredModel:
-        return RegisteredModel(pulled.name, self._ref(pulled.repo, pulled.commit), pulled.path)
+        ref = self._ref(pulled.repo, pulled.commit)
+        return RegisteredModel(pulled.name, ref, pulled.path, "lora")
 
     def _ref(self, adapter: str, revision: str) -> ModelRef:
         return ModelRef(self._base.base, self._base.base_revision, adapter, revision)

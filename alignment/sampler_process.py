@@ -40,12 +40,12 @@ class SamplerProcess:
         self,
         base: ResolvedBase,
         *,
-        adapter_path: Callable[[ModelRef], Path | None],
+        weights_path: Callable[[ModelRef], Path | None],
         log: Path,
         device: str | None = None,
     ) -> None:
         self._base = base
-        self._adapter_path = adapter_path
+        self._weights_path = weights_path
         self._log_path = log
         self._device = device
         self._requests = threading.Lock()
@@ -70,7 +70,7 @@ class SamplerProcess:
         request = {
             "prompts": [[[m.role, m.content] for m in p.messages] for p in prompts],
             "model": dataclasses.asdict(model),
-            "adapter_path": self._folder(model),
+            "weights_path": self._folder(model),
             "sampling": dataclasses.asdict(sampling),
             "per_prompt": per_prompt,
         }
@@ -90,7 +90,7 @@ class SamplerProcess:
         request = {
             "stream": [[m.role, m.content] for m in prompt.messages],
             "models": [dataclasses.asdict(model) for model in models],
-            "adapter_paths": [self._folder(model) for model in models],
+            "weights_paths": [self._folder(model) for model in models],
             "sampling": dataclasses.asdict(sampling),
         }
         with self._requests:
@@ -127,7 +127,7 @@ class SamplerProcess:
             self._close()
 
     def _folder(self, model: ModelRef) -> str | None:
-        folder = self._adapter_path(model) if model.adapter is not None else None
+        folder = self._weights_path(model) if model.adapter is not None else None
         return None if folder is None else str(folder.resolve())
 
     def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:

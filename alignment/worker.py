@@ -35,15 +35,15 @@ def main() -> int:
     answers = _private_stdout()
     lines = _read_ahead(sys.stdin)
     hello = json.loads(lines.get())
-    adapters: dict[ModelRef, Path] = {}
-    generator = _build(hello, adapters.get)
+    folders: dict[ModelRef, Path] = {}
+    generator = _build(hello, folders.get)
     # Only now: while it loads, on a new home, a first voter is waiting for it.
     os.nice(NICENESS)
     while True:
         request = json.loads(lines.get())
         if "stop" in request:
             continue  # it crossed the end of the stream that it was meant to stop
-        for reply in _replies(generator, adapters, request, lines):
+        for reply in _replies(generator, folders, request, lines):
             answers.write(json.dumps(reply) + "\n")
             answers.flush()
 
@@ -70,7 +70,7 @@ def _read_ahead(stream: TextIO) -> "queue.SimpleQueue[str]":
 
 
 def _build(
-    hello: dict[str, Any], adapter_path: Callable[[ModelRef], Path | None]
+    hello: dict[str, Any], weights_path: Callable[[ModelRef], Path | None]
 ) -> LocalGenerator:
     import torch
 
@@ -81,7 +81,7 @@ def _build(
         is_starter=bool(hello["is_starter"]),
         notice=None,
     )
-    generator = LocalGenerator(base, adapter_path=adapter_path, device=hello["device"])
+    generator = LocalGenerator(base, weights_path=weights_path, device=hello["device"])
     try:
         generator.load()
     except Fault as error:
@@ -94,18 +94,18 @@ def _build(
 
 def _replies(
     generator: LocalGenerator,
-    adapters: dict[ModelRef, Path],
+    folders: dict[ModelRef, Path],
     request: dict[str, Any],
     lines: "queue.SimpleQueue[str]",
 ) -> Iterator[dict[str, object]]:
     """The answer to a batch, or the texts so far of a stream and then its end."""
     if "stream" not in request:
-        yield _answer(generator, adapters, request)
+        yield _answer(generator, folders, request)
         return
     models = [ModelRef(**model) for model in request["models"]]
-    for model, folder in zip(models, request["adapter_paths"], strict=True):
+    for model, folder in zip(models, request["weights_paths"], strict=True):
         if folder is not None:
-            adapters[model] = Path(folder)
+            folders[model] = Path(folder)
     prompt = Prompt(tuple(Message(*turn) for turn in request["stream"]))
     try:
         stream = generator.stream(prompt, models, Sampling(**request["sampling"]))
@@ -125,11 +125,11 @@ def _replies(
 
 
 def _answer(
-    generator: LocalGenerator, adapters: dict[ModelRef, Path], request: dict[str, Any]
+    generator: LocalGenerator, folders: dict[ModelRef, Path], request: dict[str, Any]
 ) -> dict[str, object]:
     model = ModelRef(**request["model"])
-    if request["adapter_path"] is not None:
-        adapters[model] = Path(request["adapter_path"])
+    if request["weights_path"] is not None:
+        folders[model] = Path(request["weights_path"])
     prompts = [Prompt(tuple(Message(*turn) for turn in turns)) for turns in request["prompts"]]
     try:
         drawn = generator.sample(

@@ -73,7 +73,7 @@ def generator(base: ResolvedBase, adapters: dict[str, Path]) -> LocalGenerator:
 def build(base: ResolvedBase, adapters: dict[str, Path]) -> LocalGenerator:
     return LocalGenerator(
         base,
-        adapter_path=lambda ref: adapters.get(ref.adapter or ""),
+        weights_path=lambda ref: adapters.get(ref.adapter or ""),
         device="cpu",
         dtype="float32",
     )
@@ -400,7 +400,7 @@ def test_importing_costs_no_torch() -> None:
         "from annotation.schema import ModelRef\n"
         "from pathlib import Path\n"
         "base = ResolvedBase(ModelRef('tiny', '0' * 40), Path('/nowhere'), False, None)\n"
-        "alignment.generation.LocalGenerator(base, adapter_path=lambda r: None)\n"
+        "alignment.generation.LocalGenerator(base, weights_path=lambda r: None)\n"
         "sys.exit(bool({'torch', 'transformers', 'peft', 'datasets'} & set(sys.modules)))\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
@@ -413,7 +413,7 @@ if Path("/dev/nvidiactl").exists():  # Only a machine with a GPU can run it; no 
         base: ResolvedBase, adapters: dict[str, Path]
     ) -> None:
         def cuda() -> LocalGenerator:
-            return LocalGenerator(base, adapter_path=lambda ref: adapters.get(ref.adapter or ""))
+            return LocalGenerator(base, weights_path=lambda ref: adapters.get(ref.adapter or ""))
 
         sampling = Sampling(max_new_tokens=40, seed=3)
         for model in (REF, adapter_ref("run0")):

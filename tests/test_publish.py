@@ -73,7 +73,7 @@ def test_a_run_comes_back_by_id_and_revision(hub_double: HubDouble, run: Path, b
         pulled = Registry(home, here).get(name)
         assert pulled.ref == ModelRef(base.base, base.base_revision, "ada/tuned", done.revision)
         mine = run / "adapter" / "adapter_model.safetensors"
-        assert sha256_of(pulled.adapter_path / mine.name) == sha256_of(mine)
+        assert sha256_of(pulled.weights_path / mine.name) == sha256_of(mine)
 
 
 def test_one_commit_holds_what_belongs_there_and_no_more(hub_double: HubDouble, run: Path):

@@ -33,9 +33,9 @@ def names(registry: Registry) -> list[str]:
 
 def test_an_empty_home_has_its_base(registry: Registry):
     (base,) = registry.models()
-    assert (base.name, base.ref, base.adapter_path) == ("base", BASE, None)
+    assert (base.name, base.ref, base.weights_path, base.tuning) == ("base", BASE, None, None)
     assert registry.get("base") == registry.get("policy") == registry.policy() == base
-    assert registry.adapter_path(BASE) is None
+    assert registry.weights_path(BASE) is None
 
 
 def test_a_run_is_named_by_its_id_and_weights(registry: Registry, home: Path):
@@ -43,8 +43,8 @@ def test_a_run_is_named_by_its_id_and_weights(registry: Registry, home: Path):
     found = registry.get("dpo-1")
     digest = sha256_of(path / "adapter" / "adapter_model.safetensors")[:40]
     assert found.ref == ModelRef("ada/chat", "b" * 40, "dpo-1", digest)
-    assert found.adapter_path == path / "adapter"
-    assert registry.adapter_path(found.ref) == found.adapter_path
+    assert (found.weights_path, found.tuning) == (path / "adapter", "lora")
+    assert registry.weights_path(found.ref) == found.weights_path
     assert names(registry) == ["base", "dpo-1"]
 
 
@@ -81,7 +81,7 @@ def test_a_replaced_adapter_has_another_revision(registry: Registry, home: Path)
     write_adapter(path / "adapter", BASE, seed=2)
     assert registry.get("dpo-1").ref != before
     with pytest.raises(RegistryError, match="is not in"):
-        registry.adapter_path(before)
+        registry.weights_path(before)
 
 
 def test_pull_pins_the_commit_and_keeps_only_what_belongs(
@@ -94,16 +94,16 @@ def test_pull_pins_the_commit_and_keeps_only_what_belongs(
     pulled = registry.pull("Eve/Tuned", None)
     assert pulled.name == f"eve/tuned@{commit[:12]}"
     assert pulled.ref == ModelRef("ada/chat", "b" * 40, "eve/tuned", commit)
-    assert sorted(p.name for p in pulled.adapter_path.iterdir()) == [
+    assert sorted(p.name for p in pulled.weights_path.iterdir()) == [
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "pulled.json",
         "votetune.json",
     ]
-    kept = (pulled.adapter_path / "adapter_model.safetensors").read_bytes()
+    kept = (pulled.weights_path / "adapter_model.safetensors").read_bytes()
     assert kept == (adapter / "adapter_model.safetensors").read_bytes()
-    assert registry.adapter_path(pulled.ref) == pulled.adapter_path
+    assert registry.weights_path(pulled.ref) == pulled.weights_path
     assert names(registry) == ["base", pulled.name]
     assert [p.name for p in (home / "models").iterdir()] == ["eve--tuned"]
 
@@ -207,7 +207,7 @@ def test_damaged_bytes_are_thrown_away(
         registry.pull("eve/tuned", None)
     assert [p for p in home.rglob("*") if p.is_file()] == []
     hub_double.storage[oid] = good
-    assert registry.pull("eve/tuned", None).adapter_path is not None
+    assert registry.pull("eve/tuned", None).weights_path is not None
 
 
 def test_passing_trouble_is_tried_again(hub_double: HubDouble, registry: Registry, tmp_path: Path):
@@ -255,7 +255,7 @@ def test_a_cut_record_hides_only_its_adapter(
     hub_double.add_repo("eve/two", write_adapter(tmp_path / "b", BASE, seed=2))
     one, two = registry.pull("eve/one", None), registry.pull("eve/two", None)
     assert names(registry) == ["base", one.name, two.name]
-    (one.adapter_path / "pulled.json").write_text('{"repo": 3')
+    (one.weights_path / "pulled.json").write_text('{"repo": 3')
     assert names(registry) == ["base", two.name]
     assert registry.pull("eve/one", None) == one, "a broken copy is fetched anew"
-    assert json.loads((two.adapter_path / "pulled.json").read_text())["asked"] == ["main"]
+    assert json.loads((two.weights_path / "pulled.json").read_text())["asked"] == ["main"]

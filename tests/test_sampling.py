@@ -79,7 +79,7 @@ def distinct() -> Recorder:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> LocalGenerator:
     base = ResolvedBase(REF, make_tiny_model(tmp_path_factory.mktemp("tiny")), False, None)
-    return LocalGenerator(base, adapter_path=lambda _: None, device="cpu", dtype="float32")
+    return LocalGenerator(base, weights_path=lambda _: None, device="cpu", dtype="float32")
 
 
 @pytest.fixture
@@ -333,7 +333,7 @@ def test_the_pool_fills_from_a_child_process_and_both_end(
     journal: Journal, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     base = ResolvedBase(REF, make_tiny_model(tmp_path_factory.mktemp("tiny")), False, None)
-    process = SamplerProcess(base, adapter_path=lambda _: None, log=tmp_path / "sampler.log")
+    process = SamplerProcess(base, weights_path=lambda _: None, log=tmp_path / "sampler.log")
     with pool(journal, process) as running:
         until(lambda: ready(journal) >= 43)
         assert running.error is None

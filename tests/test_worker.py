@@ -44,7 +44,7 @@ def shared(
 ) -> Iterator[SamplerProcess]:
     """One child for the tests that leave it well; loading it takes seconds."""
     log = tmp_path_factory.mktemp("log") / "sampler.log"
-    process = SamplerProcess(base, adapter_path={RUN: adapter}.get, log=log)
+    process = SamplerProcess(base, weights_path={RUN: adapter}.get, log=log)
     yield process
     process.stop()
 
@@ -61,7 +61,7 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
 def test_a_child_answers_as_weights_in_this_process_do(
     base: ResolvedBase, adapter: Path, shared: SamplerProcess
 ) -> None:
-    local = LocalGenerator(base, adapter_path={RUN: adapter}.get)
+    local = LocalGenerator(base, weights_path={RUN: adapter}.get)
     for model in (REF, RUN, REF):
         args = {"model": model, "sampling": SAMPLING, "per_prompt": 2}
         assert shared.sample(PROMPTS, **args) == local.sample(PROMPTS, **args)
@@ -70,7 +70,7 @@ def test_a_child_answers_as_weights_in_this_process_do(
 def test_a_stream_from_the_child_is_that_of_weights_in_this_process(
     base: ResolvedBase, adapter: Path, shared: SamplerProcess
 ) -> None:
-    local = LocalGenerator(base, adapter_path={RUN: adapter}.get)
+    local = LocalGenerator(base, weights_path={RUN: adapter}.get)
     seen = list(shared.stream(PROMPTS[1], [REF, RUN], SAMPLING))
     assert seen[-1] == list(local.stream(PROMPTS[1], [REF, RUN], SAMPLING))[-1]
     assert len(seen) > 2
@@ -103,7 +103,7 @@ def test_the_child_is_polite_knows_no_secrets_and_stops_within_a_batch(
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("ADMIN_TOKEN", "admin_secret")
     log = tmp_path / "home" / "sampler.log"
-    process = SamplerProcess(base, adapter_path=lambda _: None, log=log)
+    process = SamplerProcess(base, weights_path=lambda _: None, log=log)
     process.start()
     assert process.pid is not None
     child = psutil.Process(process.pid)
@@ -182,7 +182,7 @@ from alignment.generation import SamplerProcess
 from annotation.schema import ModelRef, Prompt, Sampling
 ref = ModelRef("tiny", "0" * 40)
 base = ResolvedBase(ref, Path(sys.argv[1]), False, None)
-process = SamplerProcess(base, adapter_path=lambda _: None, log=Path(sys.argv[2]))
+process = SamplerProcess(base, weights_path=lambda _: None, log=Path(sys.argv[2]))
 short, long = Sampling(max_new_tokens=8), Sampling(temperature=0.0, max_new_tokens=1000)
 process.sample([Prompt.from_text("Hi")], model=ref, sampling=short, per_prompt=2)
 heavy = sorted({"torch", "transformers", "peft"} & set(sys.modules))
@@ -231,7 +231,7 @@ def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) ->
     request = {
         "prompts": [[["user", "Hi"]]],
         "model": hello["base"],
-        "adapter_path": None,
+        "weights_path": None,
         "sampling": {"max_new_tokens": 4},
         "per_prompt": 1,
     }

@@ -98,7 +98,7 @@ def judge(home: Home, run_id: str, *, draws: int = 1) -> Evaluation:
     """
     base = resolve_base(AlignmentSettings(base_model=STARTER), home.root, has_votes=True)
     registry = Registry(home.root, base)
-    generator = LocalGenerator(base, adapter_path=registry.adapter_path)
+    generator = LocalGenerator(base, weights_path=registry.weights_path)
     prompts = [p for p in starter_prompts() if p.split is Split.EVAL]
     answers = {}
     with progress_bars() as bars:

@@ -46,7 +46,7 @@ def sample_to_file(
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     registry = Registry(home.root, base, token=token)
     wanted = registry.get(model)
-    generator = LocalGenerator(base, adapter_path=registry.adapter_path)
+    generator = LocalGenerator(base, weights_path=registry.weights_path)
     sampling = replace(default_sampling(base), temperature=temperature)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     count = 0

@@ -41,7 +41,7 @@ class Comparison:
 
     def aligned_names(self) -> list[str]:
         """Newest first."""
-        return [m.name for m in reversed(self._registry.models()) if m.adapter_path is not None]
+        return [m.name for m in reversed(self._registry.models()) if m.tuning is not None]
 
     def answers(
         self, text: str, aligned: str | None, temperature: float, seed: int

@@ -116,7 +116,7 @@ class Site:
     def _sampler(self, name: str) -> SamplerProcess:
         return SamplerProcess(
             self.base,
-            adapter_path=self.pipeline.registry.adapter_path,
+            weights_path=self.pipeline.registry.weights_path,
             log=self.home.root / f"{name}.log",
         )
 

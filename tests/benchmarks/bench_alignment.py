@@ -103,7 +103,7 @@ def align(
     if run.state is not RunState.DONE or run.status.final is None:
         raise SystemExit(f"Run {run.id} is {run.state}: {run.reason}")
     aligned = ModelRef(base.ref.base, base.ref.base_revision, run.id, "0" * 40)
-    generator = LocalGenerator(base, adapter_path=lambda _: run.folder.adapter)
+    generator = LocalGenerator(base, weights_path=lambda _: run.folder.adapter)
     answers = [
         [
             completions[0].text
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory(prefix="votetune-bench-") as folder:
             home = Path(folder)
-            generator = LocalGenerator(base, adapter_path=lambda _: None)
+            generator = LocalGenerator(base, weights_path=lambda _: None)
             export = cast_votes(home, generator, base, seed)
             for method in options.method or get_args(Method):
                 results.append(align(Runs(home), base, export, method, seed, held_out))
