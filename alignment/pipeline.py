@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alignment.base import ResolvedBase, resolve_base
+from alignment.estimate import Estimate, check_room, estimate_run
 from alignment.places.known import known_places
+from alignment.plan import plan_run
 from alignment.publish import Published, publish_run
 from alignment.recipes import TrainingOptions
 from alignment.registry import RegisteredModel, Registry
@@ -60,11 +62,34 @@ class Pipeline:
             return export_to_home(self._journal, self._home.root)
         return export_preferences(self._journal, directory)
 
+    def estimate(self, options: TrainingOptions) -> Estimate:
+        """What a run on the votes as they are now would take on this machine.
+
+        Raises RunError for options that make no sense.
+        """
+        prepared = self.preview()
+        spec = plan_run(
+            options,
+            base=self.base,
+            dataset_sha256=prepared.sha256,
+            examples=len(prepared.examples),
+        )
+        finished = [(r.spec, r.status.final) for r in self.runs.list()]
+        return estimate_run(
+            spec,
+            examples=prepared.examples,
+            home=self._home.root,
+            earlier=[(spec, final) for spec, final in finished if final is not None],
+        )
+
     def train(self, options: TrainingOptions) -> Run:
         """Export the votes as they are now and start a run on them; returns at once.
 
-        Raises RunError when a run is active or the examples are too few.
+        Raises RunError when a run is active, the examples are too few, or this machine has too
+        little memory or disk.
         """
+        if options.where != "jobs":
+            check_room(self.estimate(options))
         return self.runs.start(
             options,
             base=self.base,

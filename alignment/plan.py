@@ -23,22 +23,23 @@ from alignment.recipes import (
     default_steps,
 )
 from alignment.run_store import RunError
-from annotation.export import Export
 
 MAX_FLIP_RATE = 0.45
 _ROOT = Path(__file__).parent.parent
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def plan_run(options: TrainingOptions, *, base: ResolvedBase, export: Export) -> TrainingSpec:
-    """The spec of a run on `export` with presets for what `options` leaves open.
+def plan_run(
+    options: TrainingOptions, *, base: ResolvedBase, dataset_sha256: str, examples: int
+) -> TrainingSpec:
+    """The spec of a run on a dataset, with presets for what `options` leaves open.
 
     Raises RunError for an unknown method, loss or tuning, a loss that is not the method's, and
     a number that makes no sense.
     """
     _check(options)
     recipe = _recipe(options, count_parameters(base.path))
-    steps = options.steps or default_steps(export.examples, recipe.batch_size)
+    steps = options.steps or default_steps(examples, recipe.batch_size)
     return TrainingSpec(
         method=options.method,
         recipe=recipe,
@@ -47,8 +48,8 @@ def plan_run(options: TrainingOptions, *, base: ResolvedBase, export: Export) ->
         seed=options.seed,
         base=base.ref,
         base_path=base.path.absolute(),
-        dataset_sha256=export.sha256,
-        examples=export.examples,
+        dataset_sha256=dataset_sha256,
+        examples=examples,
         code_revision=_code_revision(),
         versions=tuple((name, importlib.metadata.version(name)) for name in _PACKAGES),
         flip_rate=options.flip_rate,

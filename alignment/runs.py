@@ -82,7 +82,7 @@ class Runs:
                 f"Run needs at least {min_examples} preference examples and found "
                 f"{export.examples}: collect more votes or lower MIN_EXAMPLES."
             )
-        spec = plan_run(options, base=base, export=export)
+        spec = plan_run(options, base=base, dataset_sha256=export.sha256, examples=export.examples)
         self._place(spec).check(spec)
         self._path.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._path):

@@ -1,0 +1,294 @@
+"""What a run will take before it starts: seconds, memory and disk, and whether there is room.
+
+Owns the arithmetic and the refusal. Reads file headers, config.json and a tokenizer; loads no
+weights and no torch. Good to about a factor of two; a finished run on the same base is believed
+more than any formula.
+"""
+
+import json
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+from tokenizers import Tokenizer
+
+from alignment.recipes import Recipe, TrainingSpec, tensor_shapes
+from alignment.run_store import FinalMetrics, RunError
+from annotation.schema import PreferenceExample
+
+LIBRARIES_BYTES = 700_000_000
+"""torch, transformers, peft and trl in one process, before any weights."""
+STARTUP_S = 12.0
+"""Imports and loading in a cold child, on two shared cores."""
+STEP_OVERHEAD_S = 0.09
+"""What a step costs however small the model is: about 2,000 calls from Python."""
+EFFICIENCY = 0.7
+"""Share of this machine's fp32 GEMM peak that a step reaches, bf16 helping where there is any."""
+HEADROOM = 1.15
+KEPT_CHECKPOINTS = 2
+CGROUP = Path("/sys/fs/cgroup")
+_TURN_TOKENS = 12
+_FLOAT, _LOGITS_COPIES, _ADAM = 4, 3, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run needs and what there is. `seconds` is None where nothing tells: on a GPU that
+    has not trained this base yet. `from_earlier_run` says that a finished run was the measure.
+    """
+
+    seconds: float | None
+    memory_bytes: int
+    disk_bytes: int
+    free_memory_bytes: int
+    free_disk_bytes: int
+    on_gpu: bool
+    from_earlier_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What memory depends on. `parameters` counts tied embeddings once, `linear` the weights of
+    the blocks' linear maps, `lora_sides` the sum of their two sides, of which rank r trains r.
+    """
+
+    parameters: int
+    linear: int
+    lora_sides: int
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of the examples: the mean and the longest of prompt plus one answer."""
+
+    mean: float
+    longest: int
+
+
+def estimate_run(
+    spec: TrainingSpec,
+    *,
+    examples: Sequence[PreferenceExample],
+    home: Path,
+    earlier: Sequence[tuple[TrainingSpec, FinalMetrics]] = (),
+) -> Estimate:
+    """What `spec` takes on this machine, its files going under `home`.
+
+    `earlier` are finished runs; the last one with the same base, method and tuning gives the time.
+    """
+    shape = load_shape(spec.base_path)
+    window = min(spec.recipe.max_length, shape.window)
+    lengths = count_tokens(spec.base_path, examples, window)
+    free_gpu = _free_gpu_bytes()
+    like = [found for found in earlier if _alike(found[0], spec)]
+    if like:
+        seconds: float | None = _seconds_like(*like[-1], spec)
+    else:
+        seconds = None if free_gpu else step_seconds(spec, shape, lengths) * spec.steps + STARTUP_S
+    return Estimate(
+        seconds=seconds,
+        memory_bytes=memory_bytes(
+            spec.recipe,
+            shape,
+            rows=_rows(spec),
+            tokens=lengths.longest,
+            checkpointing=spec.recipe.gradient_checkpointing,
+        ),
+        disk_bytes=disk_bytes(spec.recipe, shape),
+        free_memory_bytes=free_gpu or free_memory_bytes(),
+        free_disk_bytes=shutil.disk_usage(_existing(home)).free,
+        on_gpu=free_gpu is not None,
+        from_earlier_run=bool(like),
+    )
+
+
+def check_room(estimate: Estimate) -> None:
+    """Raise RunError where memory or disk can't be enough, with a margin of HEADROOM."""
+    where = "the GPU" if estimate.on_gpu else "this machine"
+    needed, free = estimate.memory_bytes * HEADROOM, estimate.free_memory_bytes
+    if needed > free:
+        raise RunError(
+            f"The run needs about {_gigabytes(needed)} of memory and {where} has "
+            f"{_gigabytes(free)} free: choose LoRA, a smaller base model, or a bigger machine."
+        )
+    needed, free = estimate.disk_bytes * HEADROOM, estimate.free_disk_bytes
+    if needed > free:
+        raise RunError(
+            f"The run needs about {_gigabytes(needed)} of disk and the home has "
+            f"{_gigabytes(free)} free: free some space, or set VOTETUNE_HOME to a bigger disk."
+        )
+
+
+def load_shape(folder: Path) -> Shape:
+    """The shape of the model in `folder`, from config.json and the safetensors headers."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shapes = tensor_shapes(folder)
+    linear = [s for name, s in shapes.items() if len(s) == 2 and not _is_embedding(name)]
+    return Shape(
+        parameters=sum(math.prod(s) for s in shapes.values()),
+        linear=sum(math.prod(s) for s in linear),
+        lora_sides=sum(sum(s) for s in linear),
+        hidden=int(config["hidden_size"]),
+        intermediate=int(config.get("intermediate_size") or 4 * int(config["hidden_size"])),
+        layers=int(config["num_hidden_layers"]),
+        vocabulary=int(config["vocab_size"]),
+        window=int(config.get("max_position_embeddings") or 1_000_000),
+    )
+
+
+def _is_embedding(name: str) -> bool:
+    return any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
+
+
+def count_tokens(folder: Path, examples: Sequence[PreferenceExample], window: int) -> Lengths:
+    """Lengths in `folder`'s own tokens, a dozen added for the turns of the template."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    lengths = []
+    for example in examples:
+        prompt = " ".join(message.content for message in example.prompt.messages)
+        for answer in (example.chosen, example.rejected):
+            ids = tokenizer.encode(f"{prompt} {answer}", add_special_tokens=False).ids
+            lengths.append(min(window, len(ids) + _TURN_TOKENS))
+    return Lengths(sum(lengths) / max(1, len(lengths)), max(lengths, default=window))
+
+
+def trained_parameters(recipe: Recipe, shape: Shape) -> int:
+    """All of them, or r times both sides of each linear map (LoRA, arXiv 2106.09685)."""
+    return shape.parameters if recipe.tuning == "full" else recipe.lora_r * shape.lora_sides
+
+
+def memory_bytes(
+    recipe: Recipe, shape: Shape, *, rows: int, tokens: int, checkpointing: bool
+) -> int:
+    """Peak memory of a step over `rows` sequences of `tokens` tokens, the libraries included.
+
+    Weights in fp32 and a bf16 copy under autocast; gradient and two moments of AdamW for what is
+    trained; per layer and token what backward wants (8 hidden + 4 intermediate floats), or with
+    checkpointing one hidden vector a layer and one whole layer; logits with their softmax and
+    gradient.
+    """
+    trained = trained_parameters(recipe, shape)
+    weights = shape.parameters * (_FLOAT + 2)
+    states = trained * _FLOAT * (1 + _ADAM) + (0 if recipe.tuning == "full" else trained * _FLOAT)
+    layer = (8 * shape.hidden + 4 * shape.intermediate) * _FLOAT
+    kept = shape.hidden * _FLOAT * shape.layers + layer if checkpointing else layer * shape.layers
+    logits = shape.vocabulary * _FLOAT * _LOGITS_COPIES
+    return LIBRARIES_BYTES + weights + states + rows * tokens * (kept + logits)
+
+
+def needs_checkpointing(
+    recipe: Recipe, shape: Shape, *, rows: int, tokens: int, free_bytes: int
+) -> bool:
+    """Whether activations must be computed twice because they don't fit into `free_bytes`."""
+    plain = memory_bytes(recipe, shape, rows=rows, tokens=tokens, checkpointing=False)
+    return plain * HEADROOM > free_bytes
+
+
+def disk_bytes(recipe: Recipe, shape: Shape) -> int:
+    """Two checkpoints with optimizer states and one being written, then the final weights."""
+    trained = trained_parameters(recipe, shape) * _FLOAT
+    return (KEPT_CHECKPOINTS + 1) * trained * (1 + _ADAM) + trained + 5_000_000
+
+
+def step_seconds(spec: TrainingSpec, shape: Shape, lengths: Lengths) -> float:
+    """One optimizer step on this machine's cores, by floating-point operations.
+
+    Forward 2 a parameter and token, backward as much for activations and again for trained
+    weights; DPO's reference is one more forward, spread over the steps.
+    """
+    recipe = spec.recipe
+    per_token = 6.0 if recipe.tuning == "full" else 4.0
+    if recipe.gradient_checkpointing:
+        per_token += 2
+    if spec.method == "dpo":
+        per_token += 2 * min(1.0, spec.examples / max(1, spec.steps * recipe.batch_size))
+    sequences = recipe.batch_size * (1 if spec.method == "sft" else 2)
+    weights = shape.linear + shape.vocabulary * shape.hidden
+    operations = per_token * weights * sequences * lengths.mean
+    return STEP_OVERHEAD_S + operations / (_gemm_peak() * EFFICIENCY)
+
+
+def free_memory_bytes() -> int:
+    """What a new process may take: of the machine, and of the container that this one is in."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            room = int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text())
+        except (OSError, ValueError):
+            continue
+        free = min(free, room)
+    return max(0, free)
+
+
+def _rows(spec: TrainingSpec) -> int:
+    return spec.recipe.micro_batch * (1 if spec.method == "sft" else 2)
+
+
+def _alike(one: TrainingSpec, other: TrainingSpec) -> bool:
+    return (one.base, one.method, one.recipe.tuning) == (
+        other.base,
+        other.method,
+        other.recipe.tuning,
+    )
+
+
+def _seconds_like(spec: TrainingSpec, final: FinalMetrics, wanted: TrainingSpec) -> float:
+    startup = min(STARTUP_S, final.seconds / 2)
+    steps = final.steps or spec.steps
+    return startup + (final.seconds - startup) / steps * wanted.steps
+
+
+@cache
+def _gemm_peak() -> float:
+    """fp32 operations a second of this process's BLAS, by the best of five products."""
+    side = 768
+    matrix = numpy.ones((side, side), dtype=numpy.float32)
+    best = math.inf
+    for _ in range(5):
+        began = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - began)
+    return 2 * side**3 / best
+
+
+@cache
+def _nvidia_smi() -> str | None:
+    return shutil.which("nvidia-smi")
+
+
+def _free_gpu_bytes() -> int | None:
+    """Free memory of the first GPU, None without one."""
+    program = _nvidia_smi()
+    if program is None:
+        return None
+    command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return int(done.stdout.split()[0]) * 1024**2
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
