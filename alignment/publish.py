@@ -4,7 +4,6 @@ Owns what is published and what is not: the adapter, what tells where it came fr
 starter the base itself; never logs, checkpoints, votes or a path of this machine. Idempotent.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -15,10 +14,11 @@ from time import sleep as wait
 from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from alignment.base import SMALL_FILES
-from alignment.hub.adapters import CARD, CONFIG, LINEAGE, WEIGHTS
 from alignment.hub.card import BASE_FOLDER, BaseKind, Lineage, build_card
 from alignment.hub.client import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
+from alignment.hub.commits import has_file, holds, oids_of
 from alignment.hub.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
+from alignment.hub.tuned import CARD, CONFIG, LINEAGE, WEIGHTS
 from alignment.run_store import RunFolder, RunState
 from alignment.settings import STARTER
 from annotation.export import ExportError, load_export
@@ -104,10 +104,10 @@ class _Push:
         return call_again(lambda: look_up(repo, None, token=self.token), sleep=self.sleep).id
 
     def run(self, repo: str, lineage: Lineage, files: Mapping[str, bytes | Path]) -> Published:
-        oids = {name: _oids(content) for name, content in files.items()}
+        oids = {name: oids_of(content) for name, content in files.items()}
         tagged = self._at(repo, lineage.tag)
         same = {name: oids[name] for name in (CONFIG, WEIGHTS)}
-        if tagged is not None and _holds(tagged, same):
+        if tagged is not None and holds(tagged, same):
             return self._published(repo, tagged.commit)
         if tagged is not None:
             raise PublishError(
@@ -139,7 +139,7 @@ class _Push:
     ) -> str:
         """One attempt, on the head as it is now; a commit whose answer was lost is recognised."""
         head = look_up(repo, None, token=self.token)
-        if _holds(head, oids):
+        if holds(head, oids):
             return head.commit
         done = self.api.create_commit(
             repo,
@@ -148,8 +148,8 @@ class _Push:
             parent_commit=head.commit,
         )
         made = look_up(repo, done.oid, token=self.token)
-        if not _holds(made, oids):
-            missing = next(n for n, known in oids.items() if not _has(made, n, known))
+        if not holds(made, oids):
+            missing = next(n for n, known in oids.items() if not has_file(made, n, known))
             raise HubError(
                 Trouble.REFUSED,
                 f"{missing} did not arrive (does a .gitignore there leave it out?)",
@@ -282,22 +282,6 @@ def _starter_files(lineage: Lineage) -> dict[str, bytes | Path]:
         )
     kept = {p for pattern in (*SMALL_FILES, "model.safetensors") for p in STARTER_DIR.glob(pattern)}
     return {f"{BASE_FOLDER}/{path.name}": path for path in sorted(kept)}
-
-
-def _oids(content: bytes | Path) -> tuple[str, str]:
-    """sha256 of the content, which names an LFS file, and git's sha1, which names any other."""
-    data = content.read_bytes() if isinstance(content, Path) else content
-    header = b"blob %d\0" % len(data)
-    return hashlib.sha256(data).hexdigest(), hashlib.sha1(header + data).hexdigest()  # noqa: S324
-
-
-def _has(remote: RemoteRepo, name: str, oids: tuple[str, str]) -> bool:
-    file = remote.file(name)
-    return file is not None and file.oid in oids
-
-
-def _holds(remote: RemoteRepo, oids: Mapping[str, tuple[str, str]]) -> bool:
-    return all(_has(remote, name, known) for name, known in oids.items())
 
 
 def _line(folder: RunFolder, repo: str, error: HubError) -> str:

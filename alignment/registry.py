@@ -1,25 +1,20 @@
-"""The models of a home by name: its base, adapters of finished runs, adapters pulled from the Hub.
+"""The models of a home by name: its base, what finished runs left, what was pulled from the Hub.
 
-Owns which names there are and what each means; an adapter is registered only if it names this
-home's base at its revision. Loads no weights and holds no current model: every request names one.
+Owns which names there are and what each means; tuned weights, an adapter or a whole model, are
+registered only if they belong to this home's base at its revision. Loads no weights and holds no
+current model: every request names one.
 """
 
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alignment.base import BaseModelError, ResolvedBase, bound_base, resolve_base
-from alignment.hub.adapters import (
-    WEIGHTS,
-    AdapterError,
-    Pulled,
-    check_adapter,
-    list_pulled,
-    pull_adapter,
-)
 from alignment.hub.client import is_repo_id
 from alignment.hub.model_files import ModelFilesError, sha256_of
+from alignment.hub.pull import Pulled, PullError, list_pulled, pull_tuned
+from alignment.hub.tuned import check_tuned, check_whole_model, tuned_weight_files, tuning_of
 from alignment.recipes import Tuning
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
@@ -65,15 +60,15 @@ class Registry:
 
     def __init__(self, home: Path, base: ResolvedBase, *, token: str | None = None) -> None:
         self._home = home.absolute()
-        self._base = base.ref
+        self._base = base
         self._token = token
-        self._digests: dict[tuple[str, int, int], str] = {}
+        self._digests: dict[tuple[tuple[str, int, int], ...], str] = {}
         self._pulling = threading.Lock()
 
     def models(self) -> list[RegisteredModel]:
-        """The base first, then adapters of finished runs, then pulled ones, each oldest first.
+        """The base first, then models of finished runs, then pulled ones, each oldest first.
 
-        Adapters that name another base, and runs without a whole adapter, are left out.
+        What belongs to another base, and runs without whole weights, are left out.
         """
         return [self._base_model(), *self._run_models(), *self._pulled_models()]
 
@@ -99,17 +94,17 @@ class Registry:
         return found
 
     def pull(self, repo: str, revision: str | None) -> RegisteredModel:
-        """Fetch an adapter of the Hub, pinned to a commit, and register it.
+        """Fetch an adapter or a fine-tuned model of the Hub, pinned to a commit; register it.
 
         Raises RegistryError, with nothing registered: no network, no such repository or revision,
-        gated, no adapter in it, not plain LoRA as safetensors, over 2 GiB, or of another base.
+        gated, neither plain LoRA nor a whole model as safetensors, too big, or of another base.
         """
         _check_repo(repo)
         models = self._home / "models"
         try:
             with self._pulling:
-                found = pull_adapter(models, self._base, repo, revision, token=self._token)
-        except AdapterError as error:
+                found = pull_tuned(models, self._base, repo, revision, token=self._token)
+        except PullError as error:
             kind = _Unreachable if error.unreachable else RegistryError
             raise kind(str(error)) from None
         return self._pulled_model(found)
@@ -119,34 +114,45 @@ class Registry:
 
         Raises RegistryError for a model that is not here.
         """
-        if ref == self._base:
+        if ref == self._base.ref:
             return None
         found = next((m for m in self.models() if m.ref == ref), None)
         if found is None:
             raise RegistryError(
                 f"Model {ref.label} of {ref.base} is not in {self._home} beside its base "
-                f"{self._base.label}: train or pull it first."
+                f"{self._base.ref.label}: train or pull it first."
             )
         return found.weights_path
 
     def _base_model(self) -> RegisteredModel:
-        return RegisteredModel("base", self._base, None, None)
+        return RegisteredModel("base", self._base.ref, None, None)
 
     def _run_models(self) -> list[RegisteredModel]:
         found = []
         for path in sorted((self._home / "runs").glob("*/")):
-            if not _is_done(RunFolder(path)):
+            folder = RunFolder(path)
+            if not _is_done(folder):
                 continue
-            adapter = RunFolder(path).adapter
             try:
-                check_adapter(adapter, self._base)
-                ref = self._ref(path.name, self._digest(adapter / WEIGHTS))
+                self._check_run(folder)
+                weights, tuning = folder.weights, tuning_of(folder.weights)
+                ref = self._ref(path.name, self._digest(tuned_weight_files(weights)))
+                made = weights.stat().st_mtime
             except (ModelFilesError, OSError):
                 continue
-            found.append(
-                (adapter.stat().st_mtime, RegisteredModel(path.name, ref, adapter, "lora"))
-            )
+            found.append((made, RegisteredModel(path.name, ref, weights, tuning)))
         return [model for _, model in sorted(found, key=lambda item: (item[0], item[1].name))]
+
+    def _check_run(self, folder: RunFolder) -> None:
+        """Raise ModelFilesError unless the run left whole weights tuned from this home's base."""
+        if not folder.model.is_dir():
+            check_tuned(folder.adapter, self._base)
+            return
+        try:
+            made_from = folder.spec().base
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ModelFilesError("its spec.json can't be read") from None
+        check_whole_model(folder.model, self._base, made_from=made_from)
 
     def _pulled_models(self) -> list[RegisteredModel]:
         return [self._pulled_model(p) for p in self._pulled()]
@@ -155,7 +161,7 @@ class Registry:
         found = []
         for pulled in list_pulled(self._home / "models"):
             try:
-                check_adapter(pulled.path, self._base)
+                check_tuned(pulled.path, self._base)
             except ModelFilesError:
                 continue
             found.append(pulled)
@@ -163,10 +169,10 @@ class Registry:
 
     def _pulled_model(self, pulled: Pulled) -> RegisteredModel:
         ref = self._ref(pulled.repo, pulled.commit)
-        return RegisteredModel(pulled.name, ref, pulled.path, "lora")
+        return RegisteredModel(pulled.name, ref, pulled.path, tuning_of(pulled.path))
 
     def _ref(self, adapter: str, revision: str) -> ModelRef:
-        return ModelRef(self._base.base, self._base.base_revision, adapter, revision)
+        return replace(self._base.ref, adapter=adapter, adapter_revision=revision)
 
     def _from_repo(self, repo: str, revision: str | None, *, pull: bool) -> RegisteredModel:
         _check_repo(repo)
@@ -189,18 +195,19 @@ class Registry:
         if not _LOCAL_NAME.fullmatch(name) or not folder.path.is_dir():
             return f"Model {name} is not here: {names}."
         if not _is_done(folder):
-            return f"Run {name} is not done, so it has no adapter yet: wait for it, or resume it."
+            return f"Run {name} is not done, so it has no weights yet: wait for it, or resume it."
         try:
-            check_adapter(folder.adapter, self._base)
+            self._check_run(folder)
         except (ModelFilesError, OSError) as error:
-            return f"The adapter of run {name} can't be used: {error}: {names}."
+            what = "model" if folder.model.is_dir() else "adapter"
+            return f"The {what} of run {name} can't be used: {error}: {names}."
         return f"Model {name} is not here: {names}."
 
-    def _digest(self, weights: Path) -> str:
-        stat = weights.stat()
-        key = (str(weights), stat.st_mtime_ns, stat.st_size)
+    def _digest(self, weights: list[Path]) -> str:
+        stats = [(file, file.stat()) for file in weights]
+        key = tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)
         if key not in self._digests:
-            self._digests[key] = sha256_of(weights)[:40]
+            self._digests[key] = sha256_of(*weights)[:40]
         return self._digests[key]
 
 

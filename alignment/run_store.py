@@ -165,6 +165,15 @@ class RunFolder:
     def adapter(self) -> Path:
         return self.path / "adapter"
 
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def weights(self) -> Path:
+        """What a finished run left: its whole model if it was tuned in full, else its adapter."""
+        return self.model if self.model.is_dir() else self.adapter
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Alone among all processes of this home; the kernel lets go of it when one dies."""

@@ -1,13 +1,14 @@
 """Models, adapters and finished runs as files, for tests that read them and load no weights."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from alignment.recipes import Recipe, TrainingSpec
+from alignment.recipes import Loss, Method, Recipe, TrainingSpec
 from alignment.run_store import FinalMetrics, RunFolder, RunState, Status
 from annotation.export import ExportCounts, PreparedExport, write_export
 from annotation.schema import ModelRef
@@ -15,10 +16,13 @@ from annotation.schema import ModelRef
 AT = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """A folder that has everything a chat model needs, with a few bytes of weights."""
+def write_model(folder: Path, seed: int = 0, **changes: object) -> Path:
+    """A folder that has everything a chat model needs, with a few bytes of weights.
+
+    `changes` go into its config.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "seed": seed}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "seed": seed} | changes))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     save_file({"w": np.full(8, seed, dtype=np.float32)}, folder / "model.safetensors")
@@ -51,8 +55,15 @@ def write_run(
     seed: int = 0,
     state: RunState = RunState.DONE,
     synthetic_votes: int = 0,
+    method: Method = "dpo",
+    loss: Loss = "sigmoid",
+    flip_rate: float | None = None,
+    model: Path | None = None,
 ) -> Path:
-    """A run of 30 examples out of 40 votes, as alignment.runs leaves it."""
+    """A run of 30 examples out of 40 votes, as alignment.runs leaves it.
+
+    With `model`, the folder of a whole model, it was tuned in full and left a copy of that.
+    """
     folder = RunFolder(home / "runs" / run_id)
     folder.path.mkdir(parents=True)
     (folder.path / "log.txt").write_text("secret things of this machine")
@@ -70,8 +81,10 @@ def write_run(
     write_export(PreparedExport((), counts, b"", "d" * 64), folder.dataset)
     folder.write_spec(
         TrainingSpec(
-            method="dpo",
-            recipe=Recipe(learning_rate=1e-3, beta=0.1),
+            method=method,
+            recipe=Recipe(
+                learning_rate=1e-3, beta=0.1, loss=loss, tuning="full" if model else "lora"
+            ),
             steps=15,
             checkpoint_steps=5,
             seed=7,
@@ -81,11 +94,14 @@ def write_run(
             examples=30,
             code_revision="c" * 40,
             versions=(("torch", "2.13.0"), ("trl", "1.16.0")),
+            flip_rate=flip_rate,
         )
     )
     final = FinalMetrics(loss=0.25, reward_accuracy=0.75, reward_margin=0.5, seconds=9.0)
     done = state is RunState.DONE
     folder.write_status(Status(state, AT, AT, AT if done else None, final=final if done else None))
-    if done:
+    if done and model:
+        shutil.copytree(model, folder.model)
+    elif done:
         write_adapter(folder.adapter, base, seed)
     return folder.path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hub_double import READER, HubDouble, point_client
-from small_files import write_adapter, write_run
+from small_files import write_adapter, write_model, write_run
 
 from alignment.base import ResolvedBase
 from alignment.hub.model_files import sha256_of
@@ -259,3 +259,155 @@ def test_a_cut_record_hides_only_its_adapter(
     assert names(registry) == ["base", two.name]
     assert registry.pull("eve/one", None) == one, "a broken copy is fetched anew"
     assert json.loads((two.weights_path / "pulled.json").read_text())["asked"] == ["main"]
+
+
+# Whole models, tuned in full.
+
+
+@pytest.fixture
+def speaking(home: Path) -> Registry:
+    """A registry whose base lies on the disk, as it does in an app."""
+    folder = write_model(home / "base", **SHAPE)
+    return Registry(home, ResolvedBase(BASE, folder, is_starter=False, notice=None))
+
+
+SHAPE = {"architectures": ["LlamaForCausalLM"], "vocab_size": 768}
+
+
+def tuned(folder: Path, seed: int = 1, **changes: object) -> Path:
+    return write_model(folder, seed, **SHAPE | changes)
+
+
+def lineage(folder: Path, made_from: ModelRef = BASE, **changes: object) -> Path:
+    """`folder` with the file that says what it was tuned from, as publish writes it."""
+    row = {"base": made_from.base, "base_revision": made_from.base_revision} | changes
+    (folder / "votetune.json").write_text(json.dumps(row))
+    return folder
+
+
+def test_a_run_tuned_in_full_is_named_by_its_id_and_weights(
+    speaking: Registry, home: Path, tmp_path: Path
+):
+    write_run(home, "dpo-1", BASE)
+    path = write_run(home, "dpo-full", BASE, model=tuned(tmp_path / "m"))
+    found = speaking.get("dpo-full")
+    digest = sha256_of(path / "model" / "model.safetensors")[:40]
+    assert found.ref == ModelRef("ada/chat", "b" * 40, "dpo-full", digest)
+    assert (found.weights_path, found.tuning) == (path / "model", "full")
+    assert speaking.weights_path(found.ref) == path / "model"
+    assert sorted(names(speaking)) == ["base", "dpo-1", "dpo-full"]
+    tuned(path / "model", seed=2)
+    assert speaking.get("dpo-full").ref != found.ref
+
+
+@pytest.mark.parametrize(
+    ("changes", "base", "reason"),
+    [
+        ({"vocab_size": 769}, BASE, r"another architecture \(vocab_size 769\) than .* \(768\)"),
+        ({"architectures": ["QwenForCausalLM"]}, BASE, "QwenForCausalLM"),
+        ({"auto_map": {"AutoModel": "evil.py"}}, BASE, "needs code of its own"),
+        ({}, OTHER, r"belongs to ada/chat@eeeeeeeeeeee and this home's base is ada/chat@bbbb"),
+    ],
+)
+def test_a_whole_model_that_does_not_fit_is_refused_and_what_is_live_stays(
+    speaking: Registry, home: Path, tmp_path: Path, changes: dict, base: ModelRef, reason: str
+):
+    write_run(home, "dpo-1", BASE)
+    before = speaking.models()
+    write_run(home, "dpo-odd", base, model=tuned(tmp_path / "m", **changes))
+    with pytest.raises(RegistryError, match=f"The model of run dpo-odd can't be used: .*{reason}"):
+        speaking.get("dpo-odd")
+    assert speaking.models() == before
+
+
+def test_a_whole_model_without_whole_safetensors_is_refused(
+    speaking: Registry, home: Path, tmp_path: Path
+):
+    weights = write_run(home, "f1", BASE, model=tuned(tmp_path / "m")) / "model/model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-4])
+    with pytest.raises(RegistryError, match="is cut short"):
+        speaking.get("f1")
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(RegistryError, match="pickled weights are never read"):
+        speaking.get("f1")
+    (weights.parent / "config.json").unlink()
+    with pytest.raises(RegistryError, match=r"The model of run f1 .*config\.json is missing"):
+        speaking.get("f1")
+
+
+def test_a_whole_model_is_pulled_by_its_lineage(
+    hub_double: HubDouble, speaking: Registry, tmp_path: Path
+):
+    model = lineage(tuned(tmp_path / "m"))
+    for name in ("train.py", "training_args.bin", "model.txt"):
+        (model / name).write_text("{}")
+    commit = hub_double.add_repo("eve/whole", model)
+    pulled = speaking.pull("eve/whole", None)
+    assert pulled.ref == ModelRef("ada/chat", "b" * 40, "eve/whole", commit)
+    assert pulled.tuning == "full"
+    assert sorted(p.name for p in pulled.weights_path.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "pulled.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "votetune.json",
+    ]
+    kept = (pulled.weights_path / "model.safetensors").read_bytes()
+    assert kept == (model / "model.safetensors").read_bytes()
+    assert names(speaking) == ["base", pulled.name]
+    hub_double.requests.clear()
+    assert speaking.pull("eve/whole", None) == pulled
+    assert hub_double.lines("resolve|GET /get") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "reason"),
+    [
+        ({}, None, r"whole model without a votetune\.json that names its base at a revision"),
+        ({}, {"base_revision": None}, "names ada/chat without a revision"),
+        ({}, {"base_revision": "e" * 40}, "belongs to ada/chat@eeeeeeeeeeee"),
+        ({}, {"base": "ada/big"}, "belongs to ada/big@bbbbbbbbbbbb"),
+        ({"vocab_size": 9}, {}, r"another architecture \(vocab_size 9\)"),
+        ({"auto_map": {"AutoModel": "evil.py"}}, {}, "needs code of its own"),
+        ({"pickled": True}, {}, r"no model\.safetensors, and pickled weights are never read"),
+        ({"bytes": 2000}, {}, r"model\.safetensors has 2\d\d\d bytes and at most"),
+    ],
+)
+def test_a_whole_model_of_the_hub_that_does_not_fit_is_refused_before_its_weights_come(
+    hub_double: HubDouble,
+    speaking: Registry,
+    home: Path,
+    tmp_path: Path,
+    changes: dict,
+    named: dict | None,
+    reason: str,
+):
+    model = tuned(tmp_path / "m", **changes)
+    weights = model / "model.safetensors"
+    if "pickled" in changes:
+        weights.rename(weights.with_suffix(".bin"))
+    if "bytes" in changes:
+        weights.write_bytes(weights.read_bytes() + b"x" * changes["bytes"])
+    if named is not None:
+        lineage(model, **named)
+    hub_double.add_repo("eve/whole", model)
+    with pytest.raises(RegistryError, match=f"eve/whole can't be used: .*{reason}") as caught:
+        speaking.pull("eve/whole", None)
+    assert "\n" not in str(caught.value)
+    assert hub_double.lines("GET /get/") == [], "its weights were never fetched"
+    assert list((home / "models").glob("*")) == []
+    assert names(speaking) == ["base"]
+
+
+def test_a_refused_pull_leaves_what_was_pulled_before(
+    hub_double: HubDouble, speaking: Registry, tmp_path: Path
+):
+    hub_double.add_repo("eve/whole", lineage(tuned(tmp_path / "m")))
+    hub_double.add_repo("eve/other", lineage(tuned(tmp_path / "o"), OTHER))
+    live = speaking.pull("eve/whole", None)
+    with pytest.raises(RegistryError, match="eve/other can't be used: it belongs to"):
+        speaking.pull("eve/other", None)
+    assert names(speaking) == ["base", live.name]
+    assert speaking.get("eve/whole", pull=False) == live

@@ -1,7 +1,7 @@
-"""Adapters as folders: what one must hold, and pulling one from the Hub by revision.
+"""Tuned weights pulled from the Hub by revision: LoRA adapters, and whole fine-tuned models.
 
-Owns `home`/models/<owner>--<name>/<commit>/. An adapter is kept only when it is whole, plain LoRA
-as safetensors, and names this home's base at its revision; a pull that fails leaves nothing.
+Owns `home`/models/<owner>--<name>/<commit>/. Weights are kept only when they are whole and fit
+this home's base at its revision (`alignment.hub.tuned`); a pull that fails leaves nothing.
 """
 
 import json
@@ -9,10 +9,13 @@ import shutil
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
+from alignment.base import SMALL_FILES, ResolvedBase
+from alignment.base import WEIGHTS as MODEL_WEIGHTS
 from alignment.hub.client import (
     COMMIT,
     HubError,
@@ -22,19 +25,30 @@ from alignment.hub.client import (
     call_again,
     probe,
 )
-from alignment.hub.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
+from alignment.hub.model_files import ModelFilesError, sha256_of, weight_files
+from alignment.hub.tuned import (
+    CARD,
+    CONFIG,
+    LINEAGE,
+    MODEL_CONFIG,
+    WEIGHTS,
+    check_adapter_config,
+    check_tuned,
+    check_whole_model,
+)
 from annotation.faults import Fault
-from annotation.schema import ModelRef, utc_now
+from annotation.schema import utc_now
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-CARD, LINEAGE = "README.md", "votetune.json"
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 MAX_OTHER_BYTES = 1024**2
+MAX_TOKENIZER_BYTES = 64 * 1024**2
+TIMES_THE_BASE = 3
+"""A fine-tune may be stored in a wider type than its base, and with a head of its own."""
 RECORD = "pulled.json"
 
 
-class AdapterError(Fault):
-    """An adapter that can't be had or used here; the message is the one line that a person reads.
+class PullError(Fault):
+    """Weights that can't be had or used here; the message is the one line that a person reads.
 
     `unreachable` tells a Hub that did not answer from one that said no.
     """
@@ -46,7 +60,7 @@ class AdapterError(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """An adapter of the Hub in this home. `asked` are the revisions that led to `commit`."""
+    """Tuned weights of the Hub in this home. `asked` are the revisions that led to `commit`."""
 
     repo: str
     commit: str
@@ -66,52 +80,20 @@ class Pulled:
         return revision is None or by_commit or revision in self.asked
 
 
-def check_adapter(folder: Path, base: ModelRef) -> None:
-    """Raise ModelFilesError unless `folder` holds a whole, plain LoRA adapter of `base`."""
-    check_adapter_config(folder, base)
-    if not (folder / WEIGHTS).is_file():
-        raise ModelFilesError(f"{WEIGHTS} is missing, and pickled weights are never read")
-    check_safetensors(folder / WEIGHTS)
-
-
-def check_adapter_config(folder: Path, base: ModelRef) -> None:
-    """Raise ModelFilesError unless adapter_config.json describes a plain LoRA adapter of `base`."""
-    config = read_json(folder / CONFIG)
-    if config.get("peft_type") != "LORA":
-        raise ModelFilesError(f"it is {config.get('peft_type')!r} and Votetune loads LoRA only")
-    # Mixed batches of PEFT refuse these, or they would change the shared base for every adapter.
-    for key in ("use_dora", "target_parameters", "auto_mapping"):
-        if config.get(key):
-            raise ModelFilesError(f"it uses {key}, which can't be loaded beside other adapters")
-    if config.get("bias", "none") != "none":
-        raise ModelFilesError("it trains biases, which can't be loaded beside other adapters")
-    named, revision = str(config.get("base_model_name_or_path")), config.get("revision")
-    here = f"{base.base}@{base.base_revision[:12]}"
-    if not isinstance(revision, str) or not revision:
-        raise ModelFilesError(
-            f"it names {named} without a revision, so nothing says that it fits {here}"
-        )
-    # A folder's revision is the hash of its weights, and its path means nothing elsewhere.
-    same_name = base.base.startswith("/") or named.lower() == base.base.lower()
-    if not same_name or revision != base.base_revision:
-        raise ModelFilesError(
-            f"it belongs to {named}@{revision[:12]} and this home's base is {here}"
-        )
-
-
 def list_pulled(models: Path) -> list[Pulled]:
     """What was pulled into `models`, oldest first."""
     found = [_load_record(record) for record in models.glob(f"*--*/*/{RECORD}")]
     return sorted((p for p in found if p), key=lambda p: (p.pulled_at, p.commit))
 
 
-def pull_adapter(
-    models: Path, base: ModelRef, repo: str, revision: str | None, *, token: str | None
+def pull_tuned(
+    models: Path, base: ResolvedBase, repo: str, revision: str | None, *, token: str | None
 ) -> Pulled:
     """Fetch `repo` at `revision` (None: its main branch) into `models`, pinned to the commit.
 
-    Fetches adapter_config.json, adapter_model.safetensors (at most 2 GiB) and, where there are
-    any, README.md and votetune.json. Raises AdapterError, having registered nothing.
+    Of an adapter come its config and weights (at most 2 GiB), of a whole model also its tokenizer
+    (weights of at most TIMES_THE_BASE the base's own); of both README.md and votetune.json where
+    they are there. Raises PullError, having registered nothing.
     """
     label = f"{repo}@{revision}" if revision else repo
     try:
@@ -122,9 +104,9 @@ def pull_adapter(
     except HubError as error:
         raise _refusal(label, error) from None
     except ModelFilesError as error:
-        raise AdapterError(f"{label} can't be used: {error}: choose another adapter.") from None
+        raise PullError(f"{label} can't be used: {error}: choose another model.") from None
     except OSError as error:
-        raise AdapterError(
+        raise PullError(
             f"{label} can't be kept in {models} ({error.strerror}): free some space."
         ) from None
     known = _load_record(folder / RECORD)
@@ -137,18 +119,23 @@ def pull_adapter(
 
 
 def _fetch(
-    remote: RemoteRepo, base: ModelRef, models: Path, folder: Path, token: str | None
+    remote: RemoteRepo, base: ResolvedBase, models: Path, folder: Path, token: str | None
 ) -> None:
-    wanted = _choose_files(remote)
+    whole = remote.file(CONFIG) is None and remote.file(MODEL_CONFIG) is not None
+    small, weights = _whole_model_files(remote, base) if whole else _adapter_files(remote)
     models.mkdir(parents=True, exist_ok=True)
     incoming = models / f".incoming-{uuid.uuid4().hex}"
     try:
-        # The config first: a wrong base is refused before gigabytes come.
-        for file in wanted:
+        for file in small:
             _download(remote, file, incoming, token)
-            if file.name == CONFIG:
-                check_adapter_config(incoming, base)
-        check_adapter(incoming, base)
+        # Before gigabytes come: what was tuned from another base is refused now.
+        if whole:
+            check_whole_model(incoming, base, made_from=None, weights=False)
+        else:
+            check_adapter_config(incoming, base.ref)
+        for file in weights:
+            _download(remote, file, incoming, token)
+        check_tuned(incoming, base)
         shutil.rmtree(incoming / ".cache", ignore_errors=True)
         pulled = Pulled(remote.id, remote.commit, (), utc_now(), incoming)
         _write_record(pulled)
@@ -159,29 +146,62 @@ def _fetch(
         shutil.rmtree(incoming, ignore_errors=True)
 
 
-def _is_whole(folder: Path, base: ModelRef) -> bool:
+def _is_whole(folder: Path, base: ResolvedBase) -> bool:
     try:
-        check_adapter(folder, base)
+        check_tuned(folder, base)
     except ModelFilesError:
         return False
     return _load_record(folder / RECORD) is not None
 
 
-def _choose_files(remote: RemoteRepo) -> list[RemoteFile]:
+def _adapter_files(remote: RemoteRepo) -> tuple[list[RemoteFile], list[RemoteFile]]:
+    """Small files and weights to fetch; ModelFilesError where some are missing or too big."""
     config, weights = remote.file(CONFIG), remote.file(WEIGHTS)
     if config is None:
-        raise ModelFilesError(f"there is no adapter in it (no {CONFIG})")
+        raise ModelFilesError(
+            f"there is no adapter in it (no {CONFIG}) and no whole model (no {MODEL_CONFIG})"
+        )
     if weights is None:
         raise ModelFilesError(f"it has no {WEIGHTS}, and pickled weights are never read")
-    extra = [f for name in (CARD, LINEAGE) if (f := remote.file(name))]
-    for file in (config, weights, *extra):
-        limit = MAX_WEIGHTS_BYTES if file.name == WEIGHTS else MAX_OTHER_BYTES
-        if file.size is None or file.size > limit:
-            raise ModelFilesError(
-                f"{file.name} has {file.size or 'an unknown number of'} bytes "
-                f"and at most {limit:,} are taken"
-            )
-    return [config, weights, *extra]
+    small = [config, *_named(remote, CARD, LINEAGE)]
+    for file in small:
+        _check_size(file, MAX_OTHER_BYTES)
+    _check_size(weights, MAX_WEIGHTS_BYTES)
+    return small, [weights]
+
+
+def _whole_model_files(
+    remote: RemoteRepo, base: ResolvedBase
+) -> tuple[list[RemoteFile], list[RemoteFile]]:
+    """As `_adapter_files`, of a whole model."""
+    top = [file for file in remote.files if "/" not in file.name]
+    single = [file for file in top if file.name == "model.safetensors"]
+    weights = single or [file for file in top if fnmatch(file.name, MODEL_WEIGHTS)]
+    if not weights:
+        raise ModelFilesError("it has no model.safetensors, and pickled weights are never read")
+    loading = [f for f in top if any(fnmatch(f.name, pattern) for pattern in SMALL_FILES)]
+    for file in loading:
+        _check_size(file, MAX_TOKENIZER_BYTES)
+    telling = _named(remote, CARD, LINEAGE)
+    for file in telling:
+        _check_size(file, MAX_OTHER_BYTES)
+    room = TIMES_THE_BASE * sum(file.stat().st_size for file in weight_files(base.path))
+    for file in weights:
+        _check_size(file, room)
+        room -= file.size or 0
+    return [*telling, *loading], weights
+
+
+def _named(remote: RemoteRepo, *names: str) -> list[RemoteFile]:
+    return [file for name in names if (file := remote.file(name))]
+
+
+def _check_size(file: RemoteFile, limit: int) -> None:
+    if file.size is None or file.size > limit:
+        raise ModelFilesError(
+            f"{file.name} has {file.size or 'an unknown number of'} bytes "
+            f"and at most {limit:,} are taken"
+        )
 
 
 def _download(remote: RemoteRepo, file: RemoteFile, folder: Path, token: str | None) -> None:
@@ -198,7 +218,7 @@ def _download(remote: RemoteRepo, file: RemoteFile, folder: Path, token: str | N
         raise ModelFilesError(f"{file.name} came damaged, so it was thrown away")
 
 
-def _refusal(label: str, error: HubError) -> AdapterError:
+def _refusal(label: str, error: HubError) -> PullError:
     remedy = {
         Trouble.UNREACHABLE: "try again online",
         Trouble.BUSY: "try again in a while",
@@ -207,7 +227,7 @@ def _refusal(label: str, error: HubError) -> AdapterError:
         Trouble.DISK: "free some space",
     }.get(error.trouble)
     text = f"{label} can't be pulled: {error}"
-    return AdapterError(
+    return PullError(
         f"{text}: {remedy}." if remedy else f"{text}.",
         unreachable=error.trouble in (Trouble.UNREACHABLE, Trouble.BUSY),
     )
