@@ -46,10 +46,20 @@ def start_child(
             start_new_session=True,
         )
     started = psutil.Process(child.pid).create_time()
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, child.pid, NICENESS)
-    threading.Thread(target=child.wait, name=f"reap-{folder.path.name}", daemon=True).start()
+    lower_priority(child.pid)
+    reap(child)
     return Handle(child.pid, started)
+
+
+def reap(child: subprocess.Popen[bytes]) -> None:
+    """Wait for `child` in the background, so that no zombie is left of it."""
+    threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
+
+
+def lower_priority(pid: int) -> None:
+    """Let pages and sampling go first."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
 
 
 def child_environment() -> dict[str, str]:

@@ -7,17 +7,23 @@ import sys
 
 from alignment.places.child import child_environment, end_child, is_child_alive, start_child
 from alignment.places.place import Handle
+from alignment.places.warm import WarmWorker
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder, Status
 
 
 class Here:
-    """One child process a run."""
+    """One child process a run: `warm`'s where it has one waiting, else a new one."""
+
+    def __init__(self, warm: WarmWorker | None = None) -> None:
+        self._warm = warm
 
     def check(self, spec: TrainingSpec) -> None:
         """Every spec can be trained here."""
 
     def spawn(self, folder: RunFolder) -> Handle:
+        if self._warm is not None and (handle := self._warm.take(folder)):
+            return handle
         command = [sys.executable, "-m", "alignment.train", str(folder.path)]
         return start_child(command, folder, child_environment())
 
