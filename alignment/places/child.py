@@ -15,7 +15,6 @@ from pathlib import Path
 import psutil
 
 from alignment.places.place import Handle
-from alignment.run_store import RunFolder, Status
 
 NICENESS = 10
 TERM_GRACE_S = 1.2
@@ -31,11 +30,9 @@ _SECRETS = (
 )
 
 
-def start_child(
-    command: Sequence[str], folder: RunFolder, environment: Mapping[str, str]
-) -> Handle:
-    """Run `command` on its own, its output going to the run's log; returns at once."""
-    with folder.log.open("ab") as log:
+def start_child(command: Sequence[str], log_file: Path, environment: Mapping[str, str]) -> Handle:
+    """Run `command` on its own, its output going to `log_file`; returns at once."""
+    with log_file.open("ab") as log:
         child = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -74,25 +71,25 @@ def child_environment() -> dict[str, str]:
     }
 
 
-def is_child_alive(status: Status) -> bool:
-    """Whether the very process that state.json names still runs; a zombie does not."""
-    if status.pid is None or status.process_started is None:
+def is_child_alive(handle: Handle) -> bool:
+    """Whether the very process that `handle` names still runs; a zombie does not."""
+    if handle.pid is None or handle.process_started is None:
         return False
     try:
-        process = psutil.Process(status.pid)
-        same = abs(process.create_time() - status.process_started) < 1.0
+        process = psutil.Process(handle.pid)
+        same = abs(process.create_time() - handle.process_started) < 1.0
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
 
-def end_child(status: Status) -> None:
+def end_child(handle: Handle) -> None:
     """SIGTERM, then SIGKILL after a grace, to the child's own process group."""
     for number, patience_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, 0.5)):
-        if not is_child_alive(status) or status.pid is None:
+        if not is_child_alive(handle) or handle.pid is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(status.pid, number)
+            os.killpg(handle.pid, number)
         deadline = time.monotonic() + patience_s
-        while is_child_alive(status) and time.monotonic() < deadline:
+        while is_child_alive(handle) and time.monotonic() < deadline:
             time.sleep(0.02)

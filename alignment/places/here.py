@@ -25,10 +25,10 @@ class Here:
         if self._warm is not None and (handle := self._warm.take(folder)):
             return handle
         command = [sys.executable, "-m", "alignment.train", str(folder.path)]
-        return start_child(command, folder, child_environment())
+        return start_child(command, folder.log, child_environment())
 
     def is_alive(self, folder: RunFolder, status: Status) -> bool:
-        return is_child_alive(status)
+        return is_child_alive(Handle.of(status))
 
     def end(self, folder: RunFolder, status: Status) -> None:
-        end_child(status)
+        end_child(Handle.of(status))

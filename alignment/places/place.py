@@ -21,6 +21,11 @@ class Handle:
     process_started: float | None = None
     job: str | None = None
 
+    @classmethod
+    def of(cls, status: Status) -> "Handle":
+        """What `status` names."""
+        return cls(status.pid, status.process_started, status.job)
+
 
 class Place(Protocol):
     """Somewhere to train. Every process that looks at a home can ask its places the same things.
