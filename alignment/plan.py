@@ -4,7 +4,9 @@ Owns what is refused before anything is made. Reads headers and versions; loads 
 """
 
 import importlib.metadata
+import math
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -25,6 +27,9 @@ from alignment.recipes import (
 from alignment.run_store import RunError
 
 MAX_FLIP_RATE = 0.45
+FULL_LEARNING_RATE = 0.25
+"""What full tuning takes of a preset's learning rate, which is LoRA's."""
+LOSSES_WITH_PENALTY: tuple[Loss, ...] = ("sigmoid", "robust")
 _ROOT = Path(__file__).parent.parent
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
@@ -34,11 +39,12 @@ def plan_run(
 ) -> TrainingSpec:
     """The spec of a run on a dataset, with presets for what `options` leaves open.
 
-    Raises RunError for an unknown method, loss or tuning, a loss that is not the method's, and
-    a number that makes no sense.
+    Raises RunError for an unknown method, loss or tuning, an option that is not the method's or
+    not the loss's, and a number that makes no sense.
     """
     _check(options)
     recipe = _recipe(options, count_parameters(base.path))
+    _check_together(recipe, options.flip_rate)
     steps = options.steps or default_steps(examples, recipe.batch_size)
     return TrainingSpec(
         method=options.method,
@@ -67,22 +73,55 @@ def _check(options: TrainingOptions) -> None:
     for name, value, known in choices:
         if value not in known:
             raise RunError(f"{name} {value!r} is unknown: use {_any_of(known)}.")
-    if options.loss is not None and options.method != "dpo":
-        raise RunError(f"Loss {options.loss} is one of DPO's: use it with the method dpo.")
-    for name, number in (("Steps", options.steps), ("Learning rate", options.learning_rate)):
-        if number is not None and number <= 0:
+    if options.method != "dpo":
+        for name, wanted in _of_dpo_alone(options):
+            raise RunError(f"{name} {wanted} is one of DPO's: use it with the method dpo.")
+    above_zero = (
+        ("Steps", options.steps),
+        ("Learning rate", options.learning_rate),
+        ("Beta", options.beta),
+    )
+    for name, number in above_zero:
+        if number is not None and not 0 < number < math.inf:
             raise RunError(f"{name} can't be {number}: use more than 0.")
-    if options.beta is not None and options.beta <= 0:
-        raise RunError(f"Beta can't be {options.beta}: use more than 0.")
+    if options.sft_weight is not None and not 0 <= options.sft_weight < math.inf:
+        raise RunError(f"SFT weight can't be {options.sft_weight}: use 0 or more.")
+    if options.ld_alpha is not None and not 0 <= options.ld_alpha <= 1:
+        raise RunError(f"LD alpha can't be {options.ld_alpha}: use 0 to 1.")
+    if options.length_penalty is not None and not math.isfinite(options.length_penalty):
+        raise RunError(f"Length penalty can't be {options.length_penalty}: try 0.01 a token.")
     if options.flip_rate is not None and not 0 <= options.flip_rate <= MAX_FLIP_RATE:
         raise RunError(
             f"Flip rate can't be {options.flip_rate}: use 0 to {MAX_FLIP_RATE}; votes that err "
             "half the time teach nothing."
         )
-    if options.loss == "robust" and options.flip_rate is None:
+
+
+def _of_dpo_alone(options: TrainingOptions) -> Iterator[tuple[str, str | float]]:
+    wanted = (
+        ("Loss", options.loss),
+        ("SFT weight", options.sft_weight),
+        ("Length penalty", options.length_penalty),
+        ("LD alpha", options.ld_alpha),
+        ("Flip rate", options.flip_rate),
+    )
+    return ((name, value) for name, value in wanted if value is not None)
+
+
+def _check_together(recipe: Recipe, flip_rate: float | None) -> None:
+    if recipe.loss == "robust" and flip_rate is None:
         raise RunError(
             "The robust loss needs a flip rate: give one, or collect votes that overlap."
         )
+    if recipe.loss != "robust" and flip_rate is not None:
+        raise RunError(f"The loss {recipe.loss} has no use for a flip rate: choose robust.")
+    if recipe.length_penalty and recipe.loss not in LOSSES_WITH_PENALTY:
+        raise RunError(
+            f"A length penalty means nothing to the loss {recipe.loss}: use it with "
+            f"{_any_of(LOSSES_WITH_PENALTY)}."
+        )
+    if recipe.length_penalty and recipe.ld_alpha is not None:
+        raise RunError("Length penalty and LD alpha guard against the same: choose one of them.")
 
 
 def _any_of(known: tuple[str | None, ...]) -> str:
@@ -91,10 +130,12 @@ def _any_of(known: tuple[str | None, ...]) -> str:
 
 
 def _recipe(options: TrainingOptions, parameters: int) -> Recipe:
-    recipe = replace(default_recipe(options.method, parameters), tuning=options.tuning)
+    preset = default_recipe(options.method, parameters)
+    share = FULL_LEARNING_RATE if options.tuning == "full" else 1.0
+    recipe = replace(preset, tuning=options.tuning, learning_rate=share * preset.learning_rate)
     wanted = {
         name: value
-        for name in ("loss", "learning_rate", "beta")
+        for name in ("loss", "learning_rate", "beta", "sft_weight", "length_penalty", "ld_alpha")
         if (value := getattr(options, name)) is not None
     }
     return replace(recipe, **wanted)

@@ -31,7 +31,11 @@ Loss = Literal[
     "discopop",
     "sigmoid_norm",
 ]
-"""TRL's losses of DPO, by its names (DPOConfig.loss_type)."""
+"""TRL's losses of DPO, by its names (DPOConfig.loss_type).
+
+Two are for special cases: apo_down lowers the chosen answers too, and discopop's slope points the
+wrong way where training begins (its minimum near 0 lies at a negative margin).
+"""
 
 Tuning = Literal["lora", "full"]
 
@@ -75,7 +79,7 @@ class TrainingOptions:
     """What a person asks of a run. None leaves it to the preset and to the data.
 
     `flip_rate` is the share of examples whose sides are thought to be swapped, 0 to below ½; the
-    robust loss needs it.
+    robust loss needs it, and no other takes it. For the rest see Recipe.
     """
 
     method: Method

@@ -15,7 +15,11 @@ TABS = {"annotation/tab.py", "alignment/web/admin_tab.py", "alignment/web/compar
 ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it serves
 WEIGHTS = {
     "alignment/generation.py",
+    "alignment/loading.py",
+    "alignment/turns.py",
     "alignment/worker.py",
+    "alignment/training/hardware.py",
+    "alignment/training/losses.py",
     "alignment/training/trainers.py",
     "alignment/training/watch.py",
     "alignment/starter.py",

@@ -1,116 +1,46 @@
 """What the training child computes, by numbers: tokens, both losses, the reference, the adapter."""
 
-import itertools
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
 from alignment.chat import end_of_turn_ids, render_chat
-from alignment.recipes import Method, Recipe, TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.recipes import Method
 from alignment.training.data import split_held_out, tokenize_example, tokenize_examples
-from alignment.training.trainers import build_trainer, completion_nll
+from alignment.training.losses import completion_nll
 from alignment.training.weights import save_adapter
-from annotation.export import Export, copy_export, load_examples
+from annotation.export import Export, load_examples
 from annotation.schema import Message, PreferenceExample
 from tests.preferences import TINY, export_of
-from tests.tiny import EOS_ID, make_tiny_model
-
-EXAMPLES, STEPS = 24, 5
-MakeTrainer = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    return export_of(tmp_path_factory.mktemp("votes"), EXAMPLES)
-
-
-@pytest.fixture
-def make_trainer(tiny: Path, export: Export, tmp_path: Path) -> MakeTrainer:
-    made = itertools.count()
-
-    def make(method: Method, steps: int = STEPS, **recipe: Any) -> Any:
-        folder = RunFolder(tmp_path / f"run-{next(made)}")
-        copy_export(export, folder.dataset)
-        folder.checkpoints.mkdir()
-        spec = TrainingSpec(
-            method=method,
-            recipe=replace(Recipe(learning_rate=1e-3, beta=0.1), **recipe),
-            steps=steps,
-            checkpoint_steps=100,
-            seed=0,
-            base=TINY,
-            base_path=tiny,
-            dataset_sha256=export.sha256,
-            examples=export.examples,
-            code_revision=None,
-            versions=(),
-        )
-        return build_trainer(folder, spec)[0]
-
-    return make
-
-
-def tokenizer_of(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def rows_of(trainer: Any) -> list[dict[str, list[int]]]:
-    """Prompt, chosen and rejected ids as the trainer's own dataset has them."""
-    return [
-        {side: row[f"{side}_ids"] for side in ("prompt", "chosen", "rejected")}
-        for row in trainer.train_dataset
-    ]
-
-
-def batch_of(trainer: Any, count: int = 4) -> Any:
-    return trainer.data_collator([trainer.train_dataset[n] for n in range(count)])
-
-
-def shake(trainer: Any) -> None:
-    """Move the adapter off its start, where it changes nothing."""
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in trainer.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
-
-
-def token_logps(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """log p of each completion token, one row at a time: no padding, no trainer."""
-    ids = torch.tensor([prompt + completion])
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[0].float()
-    logps = torch.log_softmax(logits, dim=-1)
-    start = len(prompt)
-    return torch.stack([logps[start - 1 + n, token] for n, token in enumerate(completion)])
-
+from tests.tiny import EOS_ID
+from tests.trainer_fixture import (
+    EXAMPLES,
+    STEPS,
+    MakeTrainer,
+    batch_of,
+    rows_of,
+    shake,
+    token_logps,
+    tokenizer_of,
+)
 
 # Tokens
 
 
-@pytest.mark.parametrize("method", ["dpo", "orpo"])
+@pytest.mark.parametrize("method", ["dpo", "orpo", "sft"])
 def test_training_sees_the_rendered_chat_with_one_end_of_turn(
-    method: Method, make_trainer: MakeTrainer, tiny: Path, export: Export
+    method: Method, make_trainer: MakeTrainer, tiny_folder: Path, tiny_export: Export
 ) -> None:
-    tokenizer = tokenizer_of(tiny)
+    tokenizer = tokenizer_of(tiny_folder)
     trainer = make_trainer(method)
     rows = rows_of(trainer)
     assert len(rows) == EXAMPLES
-    for row, example in zip(rows, load_examples(export.directory), strict=True):
+    for row, example in zip(rows, load_examples(tiny_export.directory), strict=True):
         prompt = render_chat(tokenizer, example.prompt.messages, add_generation_prompt=True)
         assert tokenizer.decode(row["prompt"]) == prompt
         for side, text in (("chosen", example.chosen), ("rejected", example.rejected)):
@@ -146,11 +76,11 @@ def test_dpo_batches_carry_those_tokens_and_no_others(make_trainer: MakeTrainer)
 
 
 def test_an_example_is_cut_at_the_maximum_length_and_dropped_without_room(
-    tiny: Path, export: Export
+    tiny_folder: Path, tiny_export: Export
 ) -> None:
-    tokenizer = tokenizer_of(tiny)
-    ends = end_of_turn_ids(tokenizer, tiny)
-    examples = load_examples(export.directory)
+    tokenizer = tokenizer_of(tiny_folder)
+    ends = end_of_turn_ids(tokenizer, tiny_folder)
+    examples = load_examples(tiny_export.directory)
     whole = tokenize_example(tokenizer, examples[0], end_ids=ends, max_length=1024)
     assert whole is not None
     room = len(whole.prompt_ids)
@@ -175,8 +105,8 @@ def test_a_prompt_is_never_on_both_sides_and_a_tenth_is_held_out(tmp_path: Path)
     assert split_held_out(list(reversed(twice)))[1] == list(reversed(held_out))
 
 
-def test_few_examples_are_all_trained_on(export: Export) -> None:
-    examples: list[PreferenceExample] = load_examples(export.directory)
+def test_few_examples_are_all_trained_on(tiny_export: Export) -> None:
+    examples: list[PreferenceExample] = load_examples(tiny_export.directory)
     assert split_held_out(examples) == (examples, [])
 
 
@@ -212,12 +142,12 @@ def test_dpo_loss_is_the_papers_equation(
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_reference_of_dpo_is_the_base(make_trainer: MakeTrainer, tiny: Path) -> None:
+def test_the_reference_of_dpo_is_the_base(make_trainer: MakeTrainer, tiny_folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     trainer = make_trainer("dpo")
     shake(trainer)
-    base = AutoModelForCausalLM.from_pretrained(tiny, dtype="float32", local_files_only=True)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="float32", local_files_only=True)
     row = rows_of(trainer)[0]
     stored = trainer.train_dataset[0]["ref_chosen_logps"]
     own = token_logps(base.eval(), row["prompt"], row["chosen"]).sum().item()
@@ -256,12 +186,14 @@ def test_orpo_loss_is_the_papers_with_its_nll_on_the_completion_only(
 
 
 def test_orpo_gradient_ignores_what_the_prompt_says_of_itself(make_trainer: MakeTrainer) -> None:
+    from trl.experimental.orpo import ORPOTrainer
+
     # Were the prompt in the NLL, its own tokens' log-probs would push the loss about.
     trainer = make_trainer("orpo")
     trainer.model.eval()
     batch = batch_of(trainer)
     ours = trainer.concatenated_forward(trainer.model, batch)[4]
-    stock = type(trainer).__mro__[1].concatenated_forward(trainer, trainer.model, batch)[4]
+    stock = ORPOTrainer.concatenated_forward(trainer, trainer.model, batch)[4]
     assert abs(ours.item() - stock.item()) > 1e-3
 
 
@@ -298,7 +230,7 @@ def test_lora_is_on_every_linear_layer_and_on_nothing_else(make_trainer: MakeTra
 
 
 def test_a_saved_adapter_gives_the_trained_model_on_its_base(
-    make_trainer: MakeTrainer, tiny: Path, tmp_path: Path
+    make_trainer: MakeTrainer, tiny_folder: Path, tmp_path: Path
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -313,7 +245,7 @@ def test_a_saved_adapter_gives_the_trained_model_on_its_base(
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == TINY.base
     assert config["revision"] == TINY.base_revision
-    base = AutoModelForCausalLM.from_pretrained(tiny, dtype="float32", local_files_only=True)
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="float32", local_files_only=True)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     row = rows_of(trainer)[0]
     again = token_logps(loaded, row["prompt"], row["chosen"])

@@ -5,32 +5,44 @@ no state. Heavy imports happen inside functions.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignment.chat import end_of_turn_ids
-from alignment.recipes import TrainingSpec
+from alignment.estimate import load_shape
+from alignment.recipes import Recipe, TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
+from alignment.training.hardware import trains_in_bf16, wants_checkpointing
+from alignment.training.losses import (
+    IGNORED,
+    completion_nll,
+    length_regularized_reference,
+    mean_logps,
+)
 from alignment.training.progress import TrainingError
 from annotation.export import load_examples
 
-if TYPE_CHECKING:
-    import torch
-
-_BF16_FROM_PARAMETERS = 20_000_000
-_IGNORED = -100
+SIDES = ("chosen", "rejected")
+_PREFIX = {"chosen": "", "rejected": "rejected_"}
+EXO_SMOOTHING = 1e-3
+"""The ε that EXO's paper recommends (arXiv 2402.00856); TRL refuses 0."""
 
 
 def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
     """A TRL trainer for `spec`, ready to train, and the number of pairs held out."""
-    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _settle_libraries()
-    path, recipe = spec.base_path, spec.recipe
+    path = spec.base_path
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    train_rows, eval_rows = _rows(folder, spec, tokenizer)
+    checkpointing = wants_checkpointing(spec, [*train_rows, *eval_rows])
+    recipe = dataclasses.replace(spec.recipe, gradient_checkpointing=checkpointing)
+    spec = dataclasses.replace(spec, recipe=recipe)
     model = AutoModelForCausalLM.from_pretrained(
         path,
         dtype="float32",
@@ -38,37 +50,19 @@ def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
         trust_remote_code=False,
         use_safetensors=True,
     )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    window = getattr(model.config, "max_position_embeddings", recipe.max_length)
-    recipe = dataclasses.replace(recipe, max_length=min(recipe.max_length, window))
-    spec = dataclasses.replace(spec, recipe=recipe)
-    train, held_out = split_held_out(load_examples(folder.dataset))
-    ends = end_of_turn_ids(tokenizer, path)
-    train_rows = tokenize_examples(tokenizer, train, end_ids=ends, max_length=recipe.max_length)
-    eval_rows = tokenize_examples(tokenizer, held_out, end_ids=ends, max_length=recipe.max_length)
-    left_out = len(train) - len(train_rows)
-    print(f"{len(train_rows)} pairs to train on, {len(eval_rows)} held out, {left_out} too long")  # noqa: T201
-    if not train_rows:
-        raise TrainingError(
-            f"No example fits into {recipe.max_length} tokens: use shorter prompts or a base "
-            "model with a longer window."
-        )
-    lora = LoraConfig(
-        r=recipe.lora_r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
     trainer_class, config = _method(spec, folder.checkpoints, model.num_parameters())
+    more: dict[str, Any] = {}
+    if spec.method == "sft":
+        more["data_collator"] = sides_collator(tokenizer.pad_token_id)
+    if spec.recipe.tuning == "lora":
+        more["peft_config"] = _lora(spec.recipe)
     trainer = trainer_class(
         model=model,
         args=config,
         train_dataset=_dataset(train_rows),
         eval_dataset=_dataset(eval_rows) if eval_rows else None,
         processing_class=tokenizer,
-        peft_config=lora,
+        **more,
     )
     return trainer, len(eval_rows)
 
@@ -81,6 +75,28 @@ def _settle_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def _rows(
+    folder: RunFolder, spec: TrainingSpec, tokenizer: Any
+) -> tuple[list[TokenizedPair], list[TokenizedPair]]:
+    """What is trained on and what is held out, in tokens; at least one pair to train on."""
+    train, held_out = split_held_out(load_examples(folder.dataset))
+    window = load_shape(spec.base_path).window
+    max_length = min(spec.recipe.max_length, window)
+    ends = end_of_turn_ids(tokenizer, spec.base_path)
+    train_rows, eval_rows = (
+        tokenize_examples(tokenizer, examples, end_ids=ends, max_length=max_length)
+        for examples in (train, held_out)
+    )
+    left_out = len(train) - len(train_rows)
+    print(f"{len(train_rows)} pairs to train on, {len(eval_rows)} held out, {left_out} too long")  # noqa: T201
+    if not train_rows:
+        raise TrainingError(
+            f"No example fits into {max_length} tokens: use shorter prompts or a base "
+            "model with a longer window."
+        )
+    return train_rows, eval_rows
+
+
 def _dataset(rows: Sequence[TokenizedPair]) -> Any:
     from datasets import Dataset
 
@@ -89,25 +105,55 @@ def _dataset(rows: Sequence[TokenizedPair]) -> Any:
     return Dataset.from_list([dataclasses.asdict(row) | empty for row in rows])
 
 
+def _lora(recipe: Recipe) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=recipe.lora_r,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
 def _method(spec: TrainingSpec, output: Path, parameters: int) -> tuple[Any, Any]:
     """The trainer's class and its config for `spec.method`."""
+    recipe = spec.recipe
     arguments = _arguments(spec, output, parameters)
     if spec.method == "dpo":
         from trl import DPOConfig
 
-        weight = spec.recipe.sft_weight
-        losses: dict[str, Any] = (
-            {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, weight]}
-            if weight
-            else {"loss_type": ["sigmoid"]}
-        )
-        passes = spec.steps * spec.recipe.batch_size / spec.examples
-        # A reference pass over all pairs beforehand pays from the second epoch on.
-        config = DPOConfig(**arguments, **losses, precompute_ref_log_probs=passes > 1.5)
-        return dpo_trainer(), config
-    from trl.experimental.orpo import ORPOConfig
+        config = DPOConfig(**arguments, **_dpo_arguments(spec))
+        return dpo_trainer(recipe.length_penalty), config
+    if spec.method == "orpo":
+        from trl.experimental.orpo import ORPOConfig
 
-    return orpo_trainer(), ORPOConfig(**arguments, remove_unused_columns=False)
+        config = ORPOConfig(**arguments, beta=recipe.beta, remove_unused_columns=False)
+        return orpo_trainer(), config
+    from trl import SFTConfig
+
+    prepared = {"skip_prepare_dataset": True}
+    config = SFTConfig(**arguments, remove_unused_columns=False, dataset_kwargs=prepared)
+    return sft_trainer(recipe.beta), config
+
+
+def _dpo_arguments(spec: TrainingSpec) -> dict[str, Any]:
+    recipe = spec.recipe
+    smoothing = {"robust": spec.flip_rate or 0.0, "exo_pair": EXO_SMOOTHING}
+    passes = spec.steps * recipe.batch_size / spec.examples
+    return {
+        "beta": recipe.beta,
+        "loss_type": [recipe.loss, "sft"] if recipe.sft_weight else [recipe.loss],
+        "loss_weights": [1.0, recipe.sft_weight] if recipe.sft_weight else None,
+        "label_smoothing": smoothing.get(recipe.loss, 0.0),
+        "ld_alpha": recipe.ld_alpha,
+        # A reference pass over all pairs beforehand pays from the second epoch on. A full fine-tune
+        # has no base left to ask later, and R-DPO's penalty is laid on what was computed.
+        "precompute_ref_log_probs": (
+            passes > 1.5 or recipe.tuning == "full" or recipe.length_penalty != 0
+        ),
+    }
 
 
 def _arguments(spec: TrainingSpec, output: Path, parameters: int) -> dict[str, Any]:
@@ -119,13 +165,12 @@ def _arguments(spec: TrainingSpec, output: Path, parameters: int) -> dict[str, A
         "output_dir": str(output),
         "max_steps": spec.steps,
         "learning_rate": recipe.learning_rate,
-        "beta": recipe.beta,
         "per_device_train_batch_size": recipe.micro_batch,
         "per_device_eval_batch_size": recipe.micro_batch,
         "gradient_accumulation_steps": max(1, recipe.batch_size // recipe.micro_batch),
         "max_length": recipe.max_length,
         "gradient_checkpointing": recipe.gradient_checkpointing,
-        "bf16": parameters >= _BF16_FROM_PARAMETERS and _has_fast_bf16(),
+        "bf16": trains_in_bf16(parameters),
         "use_cpu": not cuda,
         "dataloader_pin_memory": cuda,
         "seed": spec.seed,
@@ -142,24 +187,47 @@ def _arguments(spec: TrainingSpec, output: Path, parameters: int) -> dict[str, A
     }
 
 
-def _has_fast_bf16() -> bool:
-    import torch
-
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+class _Cardless:
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """None: the card is written when a run is published."""
 
 
-def dpo_trainer() -> Any:
-    """TRL's DPOTrainer on pairs that are tokenized already."""
+def dpo_trainer(length_penalty: float = 0.0) -> Any:
+    """TRL's DPOTrainer on pairs that are tokenized already, with R-DPO's α `length_penalty`.
+
+    The rewards that it reports leave the penalty out: they are what the policy learned.
+    """
     from trl import DPOTrainer
 
-    class PairsDpoTrainer(DPOTrainer):  # type: ignore[misc]
+    class PairsDpoTrainer(_Cardless, DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-        def create_model_card(self, *_: Any, **__: Any) -> None:
-            """None: the card is written when a run is published."""
+        def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
+            if not length_penalty:
+                return super()._compute_loss(model, inputs, return_outputs)
+            lengths = inputs["completion_mask"].sum(-1).chunk(2)
+            references = tuple(inputs[f"ref_{side}_logps"] for side in SIDES)
+            penalized = {
+                f"ref_{side}_logps": length_regularized_reference(
+                    reference, length, penalty=length_penalty, beta=self.beta
+                )
+                for side, reference, length in zip(SIDES, references, lengths, strict=True)
+            }
+            seen: list[Any] = []
+
+            def watched(**kwargs: Any) -> Any:
+                outputs = model(**kwargs)
+                seen.append(outputs.log_probs.detach().sum(-1))
+                return outputs
+
+            loss = super()._compute_loss(watched, {**inputs, **penalized}, return_outputs)
+            policy = seen[0].chunk(2)
+            rewards = [self.beta * (p - r) for p, r in zip(policy, references, strict=True)]
+            recorded = self._metrics["train" if self.model.training else "eval"]
+            for name, value in _reward_metrics(self.accelerator, *rewards).items():
+                recorded[name][-1] = value
+            return loss
 
     return PairsDpoTrainer
 
@@ -171,7 +239,7 @@ def orpo_trainer() -> Any:
     """
     from trl.experimental.orpo import ORPOTrainer
 
-    class CompletionOrpoTrainer(ORPOTrainer):  # type: ignore[misc]
+    class CompletionOrpoTrainer(_Cardless, ORPOTrainer):  # type: ignore[misc]
         tokenize_row = staticmethod(_orpo_row)
 
         def concatenated_forward(self, model: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -179,29 +247,101 @@ def orpo_trainer() -> Any:
             nll = completion_nll(chosen_logps, batch["chosen_labels"])
             return (chosen_logps, *rest[:3], nll, *rest[4:])
 
-        def create_model_card(self, *_: Any, **__: Any) -> None:
-            """None: the card is written when a run is published."""
-
     return CompletionOrpoTrainer
 
 
-def completion_nll(mean_logps: "torch.Tensor", labels: "torch.Tensor") -> "torch.Tensor":
-    """Mean negative log-likelihood per completion token over a batch; L_SFT of ORPO, eq. 6.
+def sft_trainer(reward_scale: float = 1.0) -> Any:
+    """TRL's SFTTrainer on the chosen answers: NLL on the completion only, no reference.
 
-    `mean_logps` (batch,) are log-probs averaged over each row's labelled tokens; `labels`
-    (batch, length) are -100 off the completion. Position 0 is never predicted.
+    Held-out pairs get rewards as ORPO's do, `reward_scale` times the log-prob per token, so that
+    the methods' accuracies compare. Training steps never look at a rejected answer.
     """
-    tokens = (labels[:, 1:] != _IGNORED).sum(-1).to(mean_logps.device)
-    return -(mean_logps * tokens).sum() / tokens.sum()
+    import torch
+    from trl import SFTTrainer
+
+    class ChosenSftTrainer(_Cardless, SFTTrainer):  # type: ignore[misc]
+        def compute_loss(
+            self, model: Any, inputs: Mapping[str, Any], *rest: Any, **more: Any
+        ) -> Any:
+            return super().compute_loss(model, _side(inputs, "chosen"), *rest, **more)
+
+        def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
+            inputs = self._prepare_inputs(inputs)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                logps = [
+                    mean_logps(
+                        model(**_side(inputs, side), fused_lm_head=True, use_cache=False).log_probs,
+                        inputs[f"{_PREFIX[side]}labels"],
+                    )
+                    for side in SIDES
+                ]
+            rewards = [reward_scale * side for side in logps]
+            metrics = _reward_metrics(self.accelerator, *rewards)
+            for name, value in (metrics | _logp_metrics(self.accelerator, *logps)).items():
+                self._metrics["eval"][name].append(value)
+            return completion_nll(logps[0], inputs["labels"]), None, None
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if "loss" in logs:
+                logs["logps/chosen"] = -logs["loss"]
+            super().log(logs, start_time)
+
+    return ChosenSftTrainer
+
+
+def sides_collator(pad_id: int) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
+    """A collator of tokenized pairs for SFT: the chosen side under TRL's names, both padded right.
+
+    The rejected side's tensors bear the prefix "rejected_", for held-out pairs to be scored by.
+    """
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    one_side = DataCollatorForLanguageModeling(pad_token_id=pad_id)
+
+    def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {
+            f"{_PREFIX[side]}{name}": tensor
+            for side in SIDES
+            for name, tensor in one_side([_labelled(row, side) for row in rows]).items()
+        }
+
+    return collate
+
+
+def _side(batch: Mapping[str, Any], side: str) -> dict[str, Any]:
+    names = ("input_ids", "attention_mask", "labels")
+    return {name: batch[f"{_PREFIX[side]}{name}"] for name in names}
+
+
+def _labelled(row: Mapping[str, Any], side: str) -> dict[str, list[int]]:
+    prompt_ids, ids = row["prompt_ids"], row[f"{side}_ids"]
+    return {
+        "input_ids": prompt_ids + ids,
+        "attention_mask": [1] * (len(prompt_ids) + len(ids)),
+        "labels": [IGNORED] * len(prompt_ids) + ids,
+    }
 
 
 def _orpo_row(row: Mapping[str, Any]) -> dict[str, list[int]]:
     """The columns of TRL's ORPO collator, from a tokenized pair; adds no token of its own."""
-    columns: dict[str, list[int]] = {}
-    prompt_ids = row["prompt_ids"]
-    for side in ("chosen", "rejected"):
-        ids = row[f"{side}_ids"]
-        columns[f"{side}_input_ids"] = prompt_ids + ids
-        columns[f"{side}_attention_mask"] = [1] * (len(prompt_ids) + len(ids))
-        columns[f"{side}_labels"] = [_IGNORED] * len(prompt_ids) + ids
-    return columns
+    return {f"{side}_{name}": ids for side in SIDES for name, ids in _labelled(row, side).items()}
+
+
+def _reward_metrics(accelerator: Any, chosen: Any, rejected: Any) -> dict[str, float]:
+    """TRL's metrics of rewards (batch,), over the processes' batches together."""
+    values = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": (chosen > rejected).float(),
+        "rewards/margins": chosen - rejected,
+    }
+    return _gathered_means(accelerator, values)
+
+
+def _logp_metrics(accelerator: Any, chosen: Any, rejected: Any) -> dict[str, float]:
+    return _gathered_means(accelerator, {"logps/chosen": chosen, "logps/rejected": rejected})
+
+
+def _gathered_means(accelerator: Any, values: Mapping[str, Any]) -> dict[str, float]:
+    gathered = {name: accelerator.gather_for_metrics(v) for name, v in values.items()}
+    return {name: value.mean().item() for name, value in gathered.items()}

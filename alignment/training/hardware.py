@@ -1,0 +1,50 @@
+"""What this machine's processor or GPU means for a run: precision, and what is computed twice.
+
+Owns those two choices. Knows no trainer and no loss.
+"""
+
+from collections.abc import Sequence
+
+from alignment.estimate import free_memory_bytes, load_shape, needs_checkpointing
+from alignment.recipes import TrainingSpec
+from alignment.training.data import TokenizedPair
+
+BF16_FROM_PARAMETERS = 20_000_000
+"""Below this a processor gains nothing from bf16: casting costs what the products save."""
+
+
+def trains_in_bf16(parameters: int) -> bool:
+    """On a GPU that has it always; on a processor where it is fast and the model not tiny."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return fast and parameters >= BF16_FROM_PARAMETERS
+
+
+def wants_checkpointing(
+    spec: TrainingSpec, rows: Sequence[TokenizedPair], *, free_bytes: int | None = None
+) -> bool:
+    """Whether activations are computed twice: the recipe says so, or a batch of the longest rows
+    would not fit into `free_bytes` (what is free now, when None) by alignment.estimate's formula.
+    """
+    if spec.recipe.gradient_checkpointing:
+        return True
+    sides = 1 if spec.method == "sft" else 2
+    longest = max(len(r.prompt_ids) + max(len(r.chosen_ids), len(r.rejected_ids)) for r in rows)
+    return needs_checkpointing(
+        spec.recipe,
+        load_shape(spec.base_path),
+        rows=spec.recipe.micro_batch * sides,
+        tokens=longest,
+        free_bytes=_free_bytes() if free_bytes is None else free_bytes,
+    )
+
+
+def _free_bytes() -> int:
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return free_memory_bytes()

@@ -1,0 +1,271 @@
+"""Every loss, method and tuning that a spec may name, by few-line formulas of their papers."""
+
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from alignment.plan import plan_run
+from alignment.recipes import Loss, TrainingOptions, TrainingSpec
+from alignment.run_store import RunError
+from tests.preferences import tiny_base
+from tests.trainer_fixture import MakeTrainer, batch_of, rows_of, shake, token_logps
+
+BETA = 0.3
+
+
+def log_ratios(trainer: Any, count: int = 4) -> list[tuple[float, float, int, int]]:
+    """(log π/π_ref chosen, the same rejected, tokens chosen, tokens rejected), row by row."""
+    found = []
+    for row in rows_of(trainer)[:count]:
+        ratios = []
+        for side in ("chosen", "rejected"):
+            policy = token_logps(trainer.model, row["prompt"], row[side]).sum()
+            with trainer.model.disable_adapter():
+                reference = token_logps(trainer.model, row["prompt"], row[side]).sum()
+            ratios.append((policy - reference).item())
+        found.append((*ratios, len(row["chosen"]), len(row["rejected"])))
+    return found
+
+
+def loss_of(trainer: Any) -> float:
+    trainer.model.eval()
+    with torch.no_grad():
+        return float(trainer.compute_loss(trainer.model, batch_of(trainer)))
+
+
+def soft(x: float) -> float:
+    """-log σ(x)."""
+    return math.log1p(math.exp(-x))
+
+
+# Each: -log-likelihood of one pair from Δ, the difference of the log-ratios.
+@pytest.mark.parametrize("steps", [2, 5])
+@pytest.mark.parametrize(
+    ("loss", "formula"),
+    [
+        ("sigmoid", lambda delta: soft(BETA * delta)),  # Rafailov et al. 2023, eq. 7
+        ("hinge", lambda delta: max(0.0, 1 - BETA * delta)),  # Zhao et al. 2023 (SLiC)
+        # Chowdhury et al. 2024 (rDPO), eq. 12, at ε = .2.
+        (
+            "robust",
+            lambda delta: (0.8 * soft(BETA * delta) - 0.2 * soft(-BETA * delta)) / (1 - 2 * 0.2),
+        ),
+    ],
+)
+def test_a_loss_of_dpo_is_its_papers(
+    make_trainer: MakeTrainer, loss: Loss, formula: Any, steps: int
+) -> None:
+    # Two steps ask the reference as they go, five compute it beforehand.
+    trainer = make_trainer("dpo", steps, loss=loss, beta=BETA, flip_rate=0.2)
+    shake(trainer)
+    deltas = [chosen - rejected for chosen, rejected, *_ in log_ratios(trainer)]
+    assert max(abs(delta) for delta in deltas) > 0.1
+    expected = sum(map(formula, deltas)) / len(deltas)
+    assert loss_of(trainer) == pytest.approx(expected, rel=1e-4)
+
+
+def test_ipo_is_azar_et_als_equation_17_on_log_probs_per_token(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("dpo", loss="ipo", beta=BETA)
+    shake(trainer)
+    pairs = [(c / nc - r / nr - 1 / (2 * BETA)) ** 2 for c, r, nc, nr in log_ratios(trainer)]
+    assert loss_of(trainer) == pytest.approx(sum(pairs) / len(pairs), rel=1e-4)
+
+
+def test_the_flip_rate_is_robusts_alone(make_trainer: MakeTrainer) -> None:
+    assert make_trainer("dpo", loss="robust", flip_rate=0.2).label_smoothing == 0.2
+    assert make_trainer("dpo", loss="sigmoid", flip_rate=0.2).label_smoothing == 0.0
+    assert make_trainer("dpo", loss="exo_pair").label_smoothing == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("loss", "sft_weight"), [*((loss, 0.0) for loss in get_args(Loss)), ("robust", 0.5)]
+)
+def test_every_loss_runs_is_finite_and_falls(
+    make_trainer: MakeTrainer, loss: Loss, sft_weight: float
+) -> None:
+    trainer = make_trainer("dpo", 4, loss=loss, flip_rate=0.1, sft_weight=sft_weight)
+    rows = range(len(trainer.train_dataset))
+    everything = trainer.data_collator([trainer.train_dataset[n] for n in rows])
+
+    def whole_loss() -> float:
+        trainer.model.eval()
+        with torch.no_grad():
+            return float(trainer.compute_loss(trainer.model, everything))
+
+    before = whole_loss()
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 4
+    assert all(math.isfinite(log["loss"]) and math.isfinite(log["grad_norm"]) for log in logs)
+    assert whole_loss() < before - 1e-4
+
+
+# Length guards
+
+
+@pytest.mark.parametrize("penalty", [0.02, -0.05])
+def test_the_length_penalty_is_r_dpos(make_trainer: MakeTrainer, penalty: float) -> None:
+    trainer = make_trainer("dpo", 2, beta=BETA, length_penalty=penalty)
+    shake(trainer)
+    ratios = log_ratios(trainer)
+    # Park et al. 2024: r = β log π/π_ref + α|y| + β log Z, so -log σ(βΔ + α(|y_w| - |y_l|)).
+    pairs = [soft(BETA * (c - r) + penalty * (nc - nr)) for c, r, nc, nr in ratios]
+    assert all(nc > nr for *_, nc, nr in ratios)
+    assert loss_of(trainer) == pytest.approx(sum(pairs) / len(pairs), rel=1e-4)
+
+
+def test_a_penalty_on_length_teaches_less_where_the_chosen_answer_is_longer(
+    make_trainer: MakeTrainer,
+) -> None:
+    # At the start Δ = 0 and the weight of a pair is σ(-α(|y_w| - |y_l|)): below ½ for α > 0.
+    plain, guarded = (make_trainer("dpo", beta=BETA, length_penalty=p) for p in (0.0, 0.1))
+    norms = []
+    for trainer in (plain, guarded):
+        trainer.compute_loss(trainer.model, batch_of(trainer)).backward()
+        squares = [p.grad.square().sum() for p in trainer.model.parameters() if p.grad is not None]
+        norms.append(torch.stack(squares).sum().sqrt().item())
+    assert norms[1] < 0.6 * norms[0]
+
+
+def test_rewards_leave_the_length_penalty_out(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("dpo", beta=BETA, length_penalty=0.5)
+    shake(trainer)
+    loss_of(trainer)
+    recorded = trainer._metrics["eval"]
+    margins = [BETA * (c - r) for c, r, *_ in log_ratios(trainer)]
+    assert recorded["rewards/margins"] == [pytest.approx(sum(margins) / 4, rel=1e-3)]
+    assert recorded["rewards/accuracies"] == [sum(m > 0 for m in margins) / 4]
+    chosen = [BETA * c for c, *_ in log_ratios(trainer)]
+    assert recorded["rewards/chosen"] == [pytest.approx(sum(chosen) / 4, rel=1e-3)]
+
+
+def test_ld_alpha_weighs_the_tokens_beyond_the_shorter_answer(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("dpo", beta=BETA, ld_alpha=0.4)
+    shake(trainer)
+    losses = []
+    for row in rows_of(trainer)[:4]:
+        shared = min(len(row["chosen"]), len(row["rejected"]))
+        ratios = []
+        for side in ("chosen", "rejected"):
+            policy = token_logps(trainer.model, row["prompt"], row[side])
+            with trainer.model.disable_adapter():
+                tokens = policy - token_logps(trainer.model, row["prompt"], row[side])
+            ratios.append((tokens[:shared].sum() + 0.4 * tokens[shared:].sum()).item())
+        losses.append(soft(BETA * (ratios[0] - ratios[1])))
+    # Liu et al. 2024 (LD-DPO): log-probs past the shorter answer's length count α times.
+    assert loss_of(trainer) == pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
+# SFT
+
+
+def test_sft_is_the_nll_of_the_chosen_completions_tokens_alone(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("sft", micro_batch=4, batch_size=8)
+    shake(trainer)
+    tokens: list[float] = []
+    for row in rows_of(trainer)[:4]:
+        tokens += token_logps(trainer.model, row["prompt"], row["chosen"]).tolist()
+    assert loss_of(trainer) == pytest.approx(-sum(tokens) / len(tokens), rel=1e-4)
+
+
+def test_sft_batches_carry_the_tokens_of_both_sides_and_label_the_completions(
+    make_trainer: MakeTrainer,
+) -> None:
+    trainer = make_trainer("sft")
+    batch = batch_of(trainer)
+    for n, row in enumerate(rows_of(trainer)[:4]):
+        for side, prefix in (("chosen", ""), ("rejected", "rejected_")):
+            attended = batch[f"{prefix}attention_mask"][n].bool()
+            assert batch[f"{prefix}input_ids"][n][attended].tolist() == row["prompt"] + row[side]
+            labels = batch[f"{prefix}labels"][n]
+            assert labels[labels != -100].tolist() == row[side]
+
+
+def test_an_sft_step_averages_over_the_tokens_of_all_its_micro_batches(
+    make_trainer: MakeTrainer,
+) -> None:
+    losses = []
+    for micro_batch in (8, 2):
+        trainer = make_trainer("sft", 1, micro_batch=micro_batch)
+        trainer.train()
+        logs = trainer.state.log_history[0]
+        losses.append(logs["loss"])
+        assert logs["logps/chosen"] == -logs["loss"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_sft_scores_held_out_pairs_by_log_probs_per_token_as_orpo_does(
+    make_trainer: MakeTrainer,
+) -> None:
+    found = []
+    for method in ("sft", "orpo"):
+        trainer = make_trainer(method, beta=0.5, micro_batch=4)
+        shake(trainer)
+        trainer.eval_dataset = trainer.train_dataset
+        found.append(trainer.evaluate())
+    for name in ("chosen", "rejected", "accuracies", "margins"):
+        assert found[0][f"eval_rewards/{name}"] == pytest.approx(
+            found[1][f"eval_rewards/{name}"], rel=1e-4
+        )
+    assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_nll_loss"], rel=1e-3)
+
+
+def test_sft_pays_for_no_reference_and_no_rejected_answer(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer("sft", 1)
+    rows = []
+    trainer.model.get_base_model().model.register_forward_hook(
+        lambda _module, _inputs, output: rows.append(output.last_hidden_state.shape[0])
+    )
+    trainer.train()
+    assert rows == [8]
+
+
+# What a person may ask
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (TrainingOptions("orpo", loss="ipo"), "Loss ipo is one of DPO's"),
+        (TrainingOptions("sft", loss="sigmoid"), "Loss sigmoid is one of DPO's"),
+        (TrainingOptions("orpo", length_penalty=0.01), "Length penalty 0.01 is one of DPO's"),
+        (TrainingOptions("sft", ld_alpha=0.5), "LD alpha 0.5 is one of DPO's"),
+        (TrainingOptions("orpo", flip_rate=0.1), "Flip rate 0.1 is one of DPO's"),
+        (TrainingOptions("dpo", loss="robust"), "robust loss needs a flip rate"),
+        (TrainingOptions("dpo", loss="robust", flip_rate=0.5), "Flip rate can't be 0.5"),
+        (TrainingOptions("dpo", loss="ipo", flip_rate=0.1), "ipo has no use for a flip rate"),
+        (TrainingOptions("dpo", loss="ipo", length_penalty=0.1), "means nothing to the loss ipo"),
+        (TrainingOptions("dpo", length_penalty=0.1, ld_alpha=0.5), "choose one of them"),
+        (TrainingOptions("dpo", length_penalty=math.nan), "Length penalty can't be nan"),
+        (TrainingOptions("dpo", ld_alpha=1.5), "LD alpha can't be 1.5"),
+        (TrainingOptions("dpo", sft_weight=-1.0), "SFT weight can't be -1.0"),
+        (TrainingOptions("dpo", beta=0.0), "Beta can't be 0.0"),
+        (TrainingOptions("dpo", learning_rate=math.inf), "Learning rate can't be inf"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    options: TrainingOptions, message: str, tiny_folder: Path
+) -> None:
+    with pytest.raises(RunError, match=message) as caught:
+        plan_run(options, base=tiny_base(tiny_folder), dataset_sha256="0" * 64, examples=100)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_asked_reaches_the_recipe_and_full_tuning_takes_smaller_steps(
+    tiny_folder: Path,
+) -> None:
+    def plan(**wanted: Any) -> TrainingSpec:
+        options = TrainingOptions("dpo", **wanted)
+        return plan_run(options, base=tiny_base(tiny_folder), dataset_sha256="0", examples=100)
+
+    asked = plan(loss="robust", flip_rate=0.2, sft_weight=0.0, length_penalty=0.01)
+    assert asked.flip_rate == 0.2
+    assert asked.recipe.loss == "robust"
+    assert (asked.recipe.sft_weight, asked.recipe.length_penalty) == (0.0, 0.01)
+    lora, full = plan(), plan(tuning="full")
+    assert full.recipe.tuning == "full"
+    assert full.recipe.learning_rate == pytest.approx(0.25 * lora.recipe.learning_rate)
+    assert plan(tuning="full", learning_rate=3e-4).recipe.learning_rate == 3e-4

@@ -1,0 +1,107 @@
+"""A trainer on a tiny model and a real export, for every test of what training computes."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.recipes import Method, Recipe, TrainingSpec
+from alignment.run_store import RunFolder
+from alignment.training.trainers import build_trainer
+from annotation.export import Export, copy_export
+from tests.preferences import TINY, export_of
+from tests.tiny import make_tiny_model
+
+EXAMPLES, STEPS = 24, 5
+MakeTrainer = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    return export_of(tmp_path_factory.mktemp("votes"), EXAMPLES)
+
+
+@pytest.fixture
+def make_trainer(tiny_folder: Path, tiny_export: Export, tmp_path: Path) -> MakeTrainer:
+    made = itertools.count()
+
+    def make(
+        method: Method,
+        steps: int = STEPS,
+        *,
+        export: Export = tiny_export,
+        base_path: Path = tiny_folder,
+        flip_rate: float | None = None,
+        **recipe: Any,
+    ) -> Any:
+        folder = RunFolder(tmp_path / f"run-{next(made)}")
+        copy_export(export, folder.dataset)
+        folder.checkpoints.mkdir()
+        spec = TrainingSpec(
+            method=method,
+            recipe=replace(Recipe(learning_rate=1e-3, beta=0.1), **recipe),
+            steps=steps,
+            checkpoint_steps=100,
+            seed=0,
+            base=TINY,
+            base_path=base_path,
+            dataset_sha256=export.sha256,
+            examples=export.examples,
+            code_revision=None,
+            versions=(),
+            flip_rate=flip_rate,
+        )
+        return build_trainer(folder, spec)[0]
+
+    return make
+
+
+def tokenizer_of(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def rows_of(trainer: Any) -> list[dict[str, list[int]]]:
+    """Prompt, chosen and rejected ids as the trainer's own dataset has them."""
+    return [
+        {side: row[f"{side}_ids"] for side in ("prompt", "chosen", "rejected")}
+        for row in trainer.train_dataset
+    ]
+
+
+def batch_of(trainer: Any, count: int = 4) -> Any:
+    return trainer.data_collator([trainer.train_dataset[n] for n in range(count)])
+
+
+def shake(trainer: Any) -> None:
+    """Move what is trained off its start, where an adapter changes nothing."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    is_lora = any("lora_B" in name for name, _ in trainer.model.named_parameters())
+    for name, parameter in trainer.model.named_parameters():
+        if is_lora and "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+        elif not is_lora:
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.01
+
+
+def token_logps(model: Any, prompt: list[int], completion: list[int]) -> Any:
+    """log p of each completion token, one row at a time: no padding, no trainer."""
+    import torch
+
+    ids = torch.tensor([prompt + completion])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0].float()
+    logps = torch.log_softmax(logits, dim=-1)
+    start = len(prompt)
+    return torch.stack([logps[start - 1 + n, token] for n, token in enumerate(completion)])
