@@ -81,7 +81,7 @@ class Export:
 
 def prepare_export(journal: JournalReader) -> PreparedExport:
     """Resolve every live vote of the journal into examples and count what became of them."""
-    votes = [v for v in journal.votes() if _is_live(v)]
+    votes = live_votes(journal)
     pairs = {pair.id: pair for pair in journal.pairs(sorted({v.pair_id for v in votes}))}
     by_pair: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
@@ -113,6 +113,11 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
     train_jsonl = "".join(_to_line(example) for example in examples).encode()
     digest = hashlib.sha256(train_jsonl).hexdigest()
     return PreparedExport(tuple(examples), counts, train_jsonl, digest)
+
+
+def live_votes(journal: JournalReader) -> list[Vote]:
+    """The votes that an export rests on: counted, not undone, no skip; oldest first."""
+    return [v for v in journal.votes() if v.counted and v.choice is not Choice.SKIP]
 
 
 def export_preferences(journal: JournalReader, directory: Path) -> Export:
@@ -184,10 +189,6 @@ def copy_export(export: Export, directory: Path) -> None:
     directory.mkdir(parents=True)
     for name in sorted(_FILES):
         shutil.copyfile(export.directory / name, directory / name)
-
-
-def _is_live(vote: Vote) -> bool:
-    return vote.counted and vote.superseded_at is None and vote.choice is not Choice.SKIP
 
 
 def _outcome(pair: Pair, votes: Sequence[Vote]) -> PreferenceExample | str:

@@ -14,6 +14,7 @@ PRODUCT = [
 TABS = {"annotation/tab.py", "alignment/web/admin_tab.py", "alignment/web/compare_tab.py"}
 ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it serves
 WEIGHTS = {
+    "alignment/checks/tokens.py",
     "alignment/generation.py",
     "alignment/loading.py",
     "alignment/turns.py",

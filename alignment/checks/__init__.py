@@ -1,0 +1,1 @@
+"""What the data doctor checks: votes, examples, and examples in tokens."""

@@ -1,0 +1,80 @@
+"""What is wrong with the data before a run, down to the tokens, and what to ask of the run.
+
+Owns which checks are made and what follows from them. Imports nothing heavy; only
+`diagnose` with tokens loads a tokenizer, which a command may and the web app must not.
+"""
+
+from collections.abc import Sequence
+
+from alignment.base import ResolvedBase
+from alignment.checks.examples import check_examples
+from alignment.checks.material import Material
+from alignment.checks.votes import NOISY, MeasuredFlips, check_votes, measure_flips
+from alignment.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding
+from alignment.estimate import load_shape
+from alignment.plan import MAX_FLIP_RATE
+from alignment.recipes import Method, TrainingOptions, count_parameters, default_recipe
+
+__all__ = ["Diagnosis", "Finding", "Material", "diagnose", "examine"]
+
+
+def examine(material: Material) -> list[Finding]:
+    """Every finding that needs neither a tokenizer nor the base, the worst first."""
+    return _worst_first([*check_examples(material), *check_votes(material)])
+
+
+def diagnose(
+    material: Material, base: ResolvedBase, *, method: Method = "dpo", tokens: bool = True
+) -> Diagnosis:
+    """Everything that can be said before a run of `method` on `base`.
+
+    With `tokens` the base's tokenizer is loaded, some seconds, and the examples are seen as the
+    model will see them, at the maximum length that a run would take.
+    """
+    findings = examine(material)
+    max_length: int | None = None
+    shown: tuple[ExampleTokens, ...] = ()
+    if tokens and material.examples:
+        from alignment.checks.tokens import check_tokens
+
+        recipe = default_recipe(method, count_parameters(base.path))
+        max_length = min(recipe.max_length, load_shape(base.path).window)
+        report = check_tokens(material.examples, base.path, method=method, max_length=max_length)
+        # The same question in tokens, which is what a model counts in, has the better answer.
+        asked_again = {finding.kind for finding in report.findings}
+        findings = [f for f in findings if f.kind not in asked_again]
+        findings, shown = _worst_first([*findings, *report.findings]), report.shown
+    advised, reasons = advise(findings, measure_flips(material), method)
+    return Diagnosis(
+        base=base.ref.label,
+        dataset_sha256=material.prepared.sha256,
+        examples=len(material.examples),
+        findings=tuple(findings),
+        advised=advised,
+        reasons=tuple(reasons),
+        max_length=max_length,
+        tokens=shown,
+    )
+
+
+def advise(
+    findings: Sequence[Finding], flips: MeasuredFlips | None, method: Method
+) -> tuple[TrainingOptions, list[str]]:
+    """What the doctor would ask of a run of `method`, and why; the presets decide the rest."""
+    options = TrainingOptions(method)
+    reasons: list[str] = []
+    if flips and method == "dpo" and NOISY <= flips.of_examples <= MAX_FLIP_RATE:
+        options = TrainingOptions(method, loss="robust", flip_rate=round(flips.of_examples, 3))
+        reasons.append(
+            f"The robust loss, because {100 * flips.of_examples:.0f} % of examples are thought to "
+            "have their sides swapped: it corrects for that."
+        )
+    if any(f.level == "blocking" for f in findings):
+        reasons.append("Not now: the blocking findings come first.")
+    elif not reasons:
+        reasons.append(f"{method.upper()} with its presets: nothing here asks for more.")
+    return options, reasons
+
+
+def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: -LEVELS.index(finding.level))
