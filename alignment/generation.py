@@ -1,33 +1,39 @@
-"""Answers from local weights: one shared base, with LoRA adapters beside it.
+"""Answers from local weights: one shared base with LoRA adapters, and whole models beside it.
 
 Owns how a batch is drawn: left-padded, seeded, each row with the adapter it asks for and never a
-global switch. Refuses an adapter made for another base, pickled weights and repository code.
+global switch; and how many weights are held. Refuses what was tuned from another base.
 Importing this module costs no torch; `alignment.sampler_process` runs it in a child process.
 """
 
+import gc
 import logging
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alignment.base import ResolvedBase
-from alignment.chat import GenerationError, end_of_turn_ids, render_chat
+from alignment.chat import GenerationError, render_chat
+from alignment.hub.tuned import WEIGHTS, tuning_of
 from alignment.loaded_model import LoadedModel
+from alignment.loading import DType, load_adapter, load_errors, load_model
 from alignment.sampler_process import SamplerProcess
-from alignment.token_feed import TokenFeed
+from alignment.token_feed import FeedPart, TokenFeed
+from alignment.turns import PassOn, draw_in_turns, seeded
 from annotation.prompts import one_line
 from annotation.schema import Completion, ModelRef, Prompt, Sampling
 
 __all__ = ["GenerationError", "LocalGenerator", "SamplerProcess", "render_chat"]
 
-DType = Literal["bfloat16", "float32"]
 BASE_ADAPTER = "__base__"
 """PEFT's own name for "no adapter" within a mixed batch."""
 
 MAX_ADAPTERS = 4
+MAX_WHOLE_MODELS = 2
+"""Each takes as much memory as the base; two, so that one can be compared with the next."""
 MAX_ROWS = 64
 MAX_BATCH_TOKENS = 32_768
 _log = logging.getLogger(__name__)
@@ -35,19 +41,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One answer to draw: the prompt's place in the request, its ids, PEFT's adapter name."""
+    """One answer to draw: its place in the request, the prompt's ids, PEFT's adapter name."""
 
-    prompt: int
+    place: int
     ids: list[int]
     adapter: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Answers of a stream that come from the same weights."""
+
+    loaded: LoadedModel
+    rows: list[_Row]
 
 
 class LocalGenerator:
     """Samples and streams from the weights of `base`, loaded at first use, one batch at a time.
 
     `weights_path` gives the folder of a model's own weights. bf16 where this machine computes
-    fast in it, else fp32; `device` and `dtype` override. At most MAX_ADAPTERS adapters are held;
-    the one unused for longest makes room. Equal requests give equal answers on one machine.
+    fast in it, else fp32; `device` and `dtype` override. At most MAX_ADAPTERS adapters and
+    MAX_WHOLE_MODELS fine-tuned models are held; what is unused for longest makes room. Equal
+    requests give equal answers on one machine.
     """
 
     def __init__(
@@ -64,6 +79,7 @@ class LocalGenerator:
         self._dtype = dtype
         self._lock = threading.Lock()
         self._loaded: LoadedModel | None = None
+        self._whole: OrderedDict[ModelRef, LoadedModel] = OrderedDict()
 
     def load(self) -> None:
         """Load the base now; raises GenerationError."""
@@ -81,8 +97,7 @@ class LocalGenerator:
         self._check(model)
         answers: list[list[Completion]] = [[] for _ in prompts]
         with self._lock:
-            loaded = self._load()
-            adapter = self._adapter(loaded, model)
+            loaded, adapter = self._weights(model)
             rows: list[_Row] = []
             for index, prompt in enumerate(prompts):
                 try:
@@ -91,20 +106,22 @@ class LocalGenerator:
                     _log.warning("prompt %s is passed over: %s", prompt.id, error)
                 else:
                     rows += [row] * per_prompt
-            with _seeded(loaded, sampling.seed):
+            with seeded(loaded.device, sampling.seed):
                 for batch in _batches(rows, sampling.max_new_tokens):
                     for row, ids in zip(batch, _generate(loaded, batch, sampling), strict=True):
                         text, finish = loaded.answer(ids)
-                        answers[row.prompt].append(Completion(text, model, sampling, finish))
+                        answers[row.place].append(Completion(text, model, sampling, finish))
         return answers
 
     def stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
     ) -> Generator[tuple[str, ...], None, None]:
-        """Yield the answers so far, one per model, all drawn in one batch; last the whole ones.
+        """Yield the answers so far, one per model; last the whole ones.
 
-        Closing the iterator stops the generation. Raises GenerationError, also for a prompt
-        that with `max_new_tokens` does not fit the model's window.
+        Base and adapters are drawn in one batch, each whole model in one of its own, and the
+        batches take turns; each draws what `sample` would with the same seed. Closing the
+        iterator stops them all. Raises GenerationError, also for a prompt that with
+        `max_new_tokens` does not fit the model's window.
         """
         for model in models:
             self._check(model)
@@ -113,7 +130,7 @@ class LocalGenerator:
     def _stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
     ) -> Generator[tuple[str, ...], None, None]:
-        feed = TokenFeed()
+        feed = TokenFeed(len(models))
         thread = threading.Thread(
             target=self._feed, args=(feed, prompt, models, sampling), name="stream", daemon=True
         )
@@ -131,13 +148,7 @@ class LocalGenerator:
             if feed.stopped.is_set():
                 return
         try:
-            loaded = self._load()
-            ids = loaded.prompt_ids(prompt, sampling)
-            rows = [_Row(0, ids, self._adapter(loaded, model)) for model in models]
-            feed.open(loaded.text)
-            with _seeded(loaded, sampling.seed):
-                drawn = _generate(loaded, rows, sampling, feed)
-            feed.close(tuple(loaded.text(new_ids) for new_ids in drawn))
+            feed.close(_stream(self._stream_batches(prompt, models, sampling), sampling, feed))
         except GenerationError as error:
             feed.fail(error)
         # A thread's boundary: whatever went wrong is raised again where the answers are read.
@@ -146,6 +157,23 @@ class LocalGenerator:
             feed.fail(GenerationError(f"The answer failed ({one_line(error)}): ask again."))
         finally:
             self._lock.release()
+
+    def _stream_batches(
+        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+    ) -> list[_Batch]:
+        """One batch for each set of weights, in the order in which `models` first needs it."""
+        whole = sum(self._is_whole(model) for model in set(models))
+        if whole > MAX_WHOLE_MODELS:
+            raise GenerationError(
+                f"{whole} fine-tuned models are asked at once and this app holds "
+                f"{MAX_WHOLE_MODELS}: choose fewer."
+            )
+        batches: dict[int, _Batch] = {}
+        for place, model in enumerate(models):
+            loaded, adapter = self._weights(model)
+            batch = batches.setdefault(id(loaded), _Batch(loaded, []))
+            batch.rows.append(_Row(place, loaded.prompt_ids(prompt, sampling), adapter))
+        return list(batches.values())
 
     def _check(self, model: ModelRef) -> None:
         base = self._base.ref
@@ -157,27 +185,62 @@ class LocalGenerator:
 
     def _load(self) -> LoadedModel:
         if self._loaded is None:
-            self._loaded = _load(self._base, self._device, self._dtype)
+            base = self._base
+            try:
+                self._loaded = load_model(base.path, device=self._device, dtype=self._dtype)
+            except load_errors() as error:
+                raise GenerationError(
+                    f"Base model {base.ref.label} can't be loaded from {base.path} "
+                    f"({one_line(error)}): choose another BASE_MODEL."
+                ) from error
         return self._loaded
 
-    def _adapter(self, loaded: LoadedModel, model: ModelRef) -> str:
-        """PEFT's name for `model`, loaded if need be, with room made for it."""
+    def _weights(self, model: ModelRef) -> tuple[LoadedModel, str]:
+        """What answers as `model`, loaded if need be, and PEFT's name for it there."""
         if model.adapter is None:
-            return BASE_ADAPTER
-        if model in loaded.adapters:
-            loaded.adapters.move_to_end(model)
-            return loaded.adapters[model]
+            return self._load(), BASE_ADAPTER
+        if model in self._whole:
+            self._whole.move_to_end(model)
+            return self._whole[model], BASE_ADAPTER
+        if self._loaded is not None and model in self._loaded.adapters:
+            self._loaded.adapters.move_to_end(model)
+            return self._loaded, self._loaded.adapters[model]
         folder = self._weights_path(model)
-        # PEFT would unpickle an adapter_model.bin instead.
-        if folder is None or not (folder / "adapter_model.safetensors").is_file():
+        if folder is not None and tuning_of(folder) == "full":
+            return self._load_whole(model, folder), BASE_ADAPTER
+        loaded = self._load()
+        return loaded, self._load_adapter(loaded, model, folder)
+
+    def _is_whole(self, model: ModelRef) -> bool:
+        if model.adapter is None or model in self._whole:
+            return model.adapter is not None
+        folder = self._weights_path(model)
+        return folder is not None and tuning_of(folder) == "full"
+
+    def _load_whole(self, model: ModelRef, folder: Path) -> LoadedModel:
+        while len(self._whole) >= MAX_WHOLE_MODELS:
+            self._whole.popitem(last=False)
+            # Modules refer to themselves in circles; their memory is needed now, not later.
+            gc.collect()
+        try:
+            loaded = load_model(folder, device=self._device, dtype=self._dtype)
+        except load_errors() as error:
             raise GenerationError(
-                f"Adapter {model.label} has no adapter_model.safetensors here: train or pull it."
-            )
+                f"Model {model.label} can't be loaded ({one_line(error)}): train or pull it again."
+            ) from error
+        self._whole[model] = loaded
+        return loaded
+
+    def _load_adapter(self, loaded: LoadedModel, model: ModelRef, folder: Path | None) -> str:
+        """PEFT's name for `model`, with room made for it."""
+        # PEFT would unpickle an adapter_model.bin instead.
+        if folder is None or not (folder / WEIGHTS).is_file():
+            raise GenerationError(f"Adapter {model.label} has no {WEIGHTS} here: train or pull it.")
         loaded.adapters_ever += 1
         name = f"adapter{loaded.adapters_ever}"
         try:
-            _load_adapter(loaded, name, folder)
-        except _unloadable() as error:
+            load_adapter(loaded, name, folder)
+        except load_errors() as error:
             # Half an adapter may hang in the base: the next request loads it all afresh.
             self._loaded = None
             raise GenerationError(
@@ -188,6 +251,24 @@ class LocalGenerator:
         if len(loaded.adapters) > MAX_ADAPTERS:
             loaded.model.delete_adapter(loaded.adapters.popitem(last=False)[1])
         return name
+
+
+def _stream(batches: Sequence[_Batch], sampling: Sampling, feed: TokenFeed) -> tuple[str, ...]:
+    """The whole answers in the order of the request; what they were so far went into `feed`."""
+
+    def draw(batch: _Batch, pass_on: PassOn) -> list[tuple[int, str]]:
+        part = feed.part([row.place for row in batch.rows], batch.loaded.text, pass_on)
+        drawn = _generate(batch.loaded, batch.rows, sampling, part)
+        return [(r.place, batch.loaded.text(ids)) for r, ids in zip(batch.rows, drawn, strict=True)]
+
+    first = batches[0].loaded
+    with seeded(first.device, sampling.seed):
+        drawn = draw_in_turns(
+            [partial(draw, batch) for batch in batches],
+            device=first.device,
+            stop=feed.stopped.set,
+        )
+    return tuple(text for _, text in sorted(answer for answers in drawn for answer in answers))
 
 
 def _batches(rows: Sequence[_Row], max_new_tokens: int) -> Iterator[list[_Row]]:
@@ -204,7 +285,7 @@ def _batches(rows: Sequence[_Row], max_new_tokens: int) -> Iterator[list[_Row]]:
 
 
 def _generate(
-    loaded: LoadedModel, rows: Sequence[_Row], sampling: Sampling, feed: TokenFeed | None = None
+    loaded: LoadedModel, rows: Sequence[_Row], sampling: Sampling, feed: FeedPart | None = None
 ) -> list[list[int]]:
     """New ids of each row, with its end of turn and the padding behind it."""
     import torch
@@ -256,87 +337,12 @@ def _generation_config(loaded: LoadedModel, sampling: Sampling) -> Any:
     )
 
 
-def _stop_with(feed: TokenFeed) -> Any:
+def _stop_with(feed: FeedPart) -> Any:
     import torch
     from transformers import StoppingCriteriaList
 
     def stopped(input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
         rows = input_ids.shape[0]
-        return torch.full((rows,), feed.stopped.is_set(), device=input_ids.device)
+        return torch.full((rows,), feed.is_stopped, device=input_ids.device)
 
     return StoppingCriteriaList([stopped])
-
-
-@contextmanager
-def _seeded(loaded: LoadedModel, seed: int) -> Iterator[None]:
-    """A random state of its own for what is drawn within, on the model's device too."""
-    import torch
-
-    devices = [torch.cuda.current_device()] if loaded.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _load(base: ResolvedBase, device: str | None, dtype: DType | None) -> LoadedModel:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = dtype or ("bfloat16" if _fast_in_bf16(device) else "float32")
-    safe = {"trust_remote_code": False, "local_files_only": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.path, **safe)
-        model = AutoModelForCausalLM.from_pretrained(
-            base.path, dtype=getattr(torch, wanted), use_safetensors=True, **safe
-        )
-        end_ids = end_of_turn_ids(tokenizer, base.path)
-    except _unloadable() as error:
-        raise GenerationError(
-            f"Base model {base.ref.label} can't be loaded from {base.path} ({one_line(error)}): "
-            "choose another BASE_MODEL."
-        ) from error
-    # What a person set is what is drawn: no penalties or cuts from the repository's file.
-    model.generation_config = GenerationConfig()
-    return LoadedModel(
-        tokenizer=tokenizer,
-        model=model.to(device).eval(),
-        device=device,
-        window=int(getattr(model.config, "max_position_embeddings", None) or 1_000_000),
-        end_ids=end_ids,
-    )
-
-
-def _load_adapter(loaded: LoadedModel, name: str, folder: Path) -> None:
-    from peft import PeftConfig, PeftModel
-
-    config = PeftConfig.from_pretrained(str(folder))
-    if str(config.peft_type.value) != "LORA":
-        raise ValueError(f"its type is {config.peft_type.value}")
-    config.inference_mode = True
-    if not isinstance(loaded.model, PeftModel):
-        loaded.model = PeftModel(loaded.model, config, adapter_name=name)
-    found = loaded.model.load_adapter(str(folder), name, torch_device=loaded.device)
-    # PEFT only warns where names differ, and the base would answer under the adapter's name.
-    if strangers := [*found.missing_keys, *found.unexpected_keys]:
-        raise ValueError(f"{len(strangers)} of its weights fit nowhere, such as {strangers[0]}")
-    loaded.model.eval()
-
-
-def _unloadable() -> tuple[type[Exception], ...]:
-    """What loading a torn, foreign or unsupported folder raises."""
-    from safetensors import SafetensorError
-
-    return OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError
-
-
-def _fast_in_bf16(device: str) -> bool:
-    if not device.startswith("cpu"):
-        return True
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16"})

@@ -1,4 +1,4 @@
-"""Tokens on their way from a generation in one thread to the reader of its text in another.
+"""Tokens on their way from generations in other threads to the reader of their texts.
 
 Owns what a reader sees while rows are unfinished, and the flag by which it stops them. Knows
 `generate`'s streamer protocol (`put`, `end`), and nothing of models.
@@ -7,6 +7,7 @@ Owns what a reader sees while rows are unfinished, and the flag by which it stop
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Decode = Callable[[Sequence[int]], str]
@@ -14,31 +15,25 @@ Decode = Callable[[Sequence[int]], str]
 
 
 class TokenFeed:
-    """A streamer for `generate` over several rows, read through `texts`.
+    """The texts of `rows` answers as they grow, read through `texts`.
 
-    The generating thread calls `open`, then `generate` calls `put`, then `close` or `fail`.
-    `stopped` is set by a reader who has gone.
+    Each batch that is generated puts its tokens in through a `part` of its own; `close` or `fail`
+    ends the feed. `stopped` is set by a reader who has gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
         self.stopped = threading.Event()
-        self._items: queue.SimpleQueue[list[int] | tuple[str, ...] | Exception] = (
-            queue.SimpleQueue()
-        )
-        self._decode: Decode | None = None
-        self._prompt_seen = False
+        self._rows = rows
+        self._items: queue.SimpleQueue[_Tokens | tuple[str, ...] | Exception] = queue.SimpleQueue()
 
-    def open(self, decode: Decode) -> None:
-        self._decode = decode
+    def part(self, rows: Sequence[int], decode: Decode, then: Callable[[], None]) -> "FeedPart":
+        """A streamer for the batch that draws the answers at `rows`; it calls `then` after each
+        token of theirs was put.
+        """
+        return FeedPart(self, tuple(rows), decode, then)
 
-    def put(self, value: Any) -> None:
-        """Tensors: first the prompts (rows, width), then at each step one token a row (rows,)."""
-        if self._prompt_seen:
-            self._items.put(value.tolist())
-        self._prompt_seen = True
-
-    def end(self) -> None:
-        """`generate` is done; `close` follows with the whole texts."""
+    def put(self, tokens: "_Tokens") -> None:
+        self._items.put(tokens)
 
     def close(self, texts: tuple[str, ...]) -> None:
         self._items.put(texts)
@@ -48,13 +43,14 @@ class TokenFeed:
 
     def texts(self) -> Iterator[tuple[str, ...]]:
         """Texts so far, whenever there are new tokens; last the whole; raises what `fail` got."""
-        rows: list[list[int]] = []
+        ids: list[list[int]] = [[] for _ in range(self._rows)]
+        decode: dict[int, Decode] = {}
         while True:
             item = self._items.get()
-            while isinstance(item, list):
-                rows = rows or [[] for _ in item]
-                for row, token in zip(rows, item, strict=True):
-                    row.append(token)
+            while isinstance(item, _Tokens):
+                for row, token in zip(item.rows, item.ids, strict=True):
+                    ids[row].append(token)
+                    decode[row] = item.decode
                 if self._items.empty():
                     break
                 item = self._items.get()
@@ -63,9 +59,43 @@ class TokenFeed:
             if isinstance(item, tuple):
                 yield item
                 return
-            yield tuple(self._partial(row) for row in rows)
+            # The last character may still lack bytes; it shows when they are there.
+            yield tuple(
+                decode[row](some).rstrip("\ufffd") if some else "" for row, some in enumerate(ids)
+            )
 
-    def _partial(self, ids: list[int]) -> str:
-        assert self._decode is not None
-        # The last character may still lack bytes; it shows when they are there.
-        return self._decode(ids).rstrip("\ufffd")
+
+class FeedPart:
+    """A streamer for `generate`: first the prompts come, then one token a row at each step."""
+
+    def __init__(
+        self, feed: TokenFeed, rows: tuple[int, ...], decode: Decode, then: Callable[[], None]
+    ) -> None:
+        self._feed = feed
+        self._rows = rows
+        self._decode = decode
+        self._then = then
+        self._prompt_seen = False
+
+    @property
+    def is_stopped(self) -> bool:
+        return self._feed.stopped.is_set()
+
+    def put(self, value: Any) -> None:
+        """Tensors: the prompts (rows, width), then tokens (rows,)."""
+        if self._prompt_seen:
+            self._feed.put(_Tokens(self._rows, value.tolist(), self._decode))
+            self._then()
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """`generate` is done; `TokenFeed.close` follows with the whole texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """One new token for each of `rows`."""
+
+    rows: tuple[int, ...]
+    ids: list[int]
+    decode: Decode

@@ -350,6 +350,155 @@ def test_a_base_that_cannot_be_loaded_is_one_line(base: ResolvedBase, tmp_path: 
         assert "\n" not in str(caught.value)
 
 
+# Whole models.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("whole")
+    return {f"full{n}": make_tiny_model(folder / f"full{n}", seed=n + 7) for n in range(3)}
+
+
+@pytest.fixture(scope="module")
+def mixed(base: ResolvedBase, adapters: dict[str, Path], whole: dict[str, Path]) -> LocalGenerator:
+    """Base, adapters and whole models in one generator."""
+    return build(base, adapters | whole)
+
+
+FULL = [adapter_ref(f"full{n}") for n in range(3)]
+
+
+def test_a_whole_model_answers_as_it_does_alone(
+    whole: dict[str, Path], mixed: LocalGenerator
+) -> None:
+    sampling = Sampling(max_new_tokens=30, seed=6)
+    for name in ("full0", "full1"):
+        alone = build(ResolvedBase(REF, whole[name], False, None), {})
+        want = texts(alone.sample(PROMPTS, model=REF, sampling=sampling, per_prompt=2))
+        got = mixed.sample(PROMPTS, model=adapter_ref(name), sampling=sampling, per_prompt=2)
+        assert texts(got) == want
+        assert all(c.model == adapter_ref(name) for some in got for c in some)
+
+
+def test_whole_models_are_bounded_and_the_least_used_makes_room(mixed: LocalGenerator) -> None:
+    import gc
+    import weakref
+
+    def draw(model: ModelRef) -> list[list[str]]:
+        return texts(mixed.sample(PROMPTS, model=model, sampling=GREEDY, per_prompt=1))
+
+    base = draw(REF)
+    first = {model: draw(model) for model in FULL}
+    assert len({str(answers) for answers in (base, *first.values())}) == len(FULL) + 1
+    assert list(mixed._whole) == FULL[1:]
+    draw(FULL[1])
+    gone = weakref.ref(mixed._whole[FULL[2]].model)
+    assert draw(FULL[0]) == first[FULL[0]]
+    assert list(mixed._whole) == [FULL[1], FULL[0]]
+    gc.collect()
+    assert gone() is None, "what made room is in memory no more"
+    assert draw(REF) == base
+    with pytest.raises(GenerationError, match=r"3 fine-tuned models .* holds 2: choose fewer"):
+        last(mixed.stream(PROMPTS[0], FULL, GREEDY))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_stream_over_several_weights_draws_what_each_draws_alone(
+    mixed: LocalGenerator, temperature: float
+) -> None:
+    sampling = Sampling(temperature=temperature, max_new_tokens=30, seed=3)
+    models = [FULL[0], REF, adapter_ref("run0"), FULL[1], FULL[0]]
+    together = last(mixed.stream(PROMPTS[1], models, sampling))
+
+    def alone(models: list[ModelRef]) -> tuple[str, ...]:
+        return last(mixed.stream(PROMPTS[1], models, sampling))
+
+    of_base, of_first = alone([REF, adapter_ref("run0")]), alone([FULL[0], FULL[0]])
+    assert together == (of_first[0], *of_base, *alone([FULL[1]]), of_first[1])
+    [[drawn]] = mixed.sample([PROMPTS[1]], model=FULL[1], sampling=sampling, per_prompt=1)
+    assert together[3] == drawn.text
+    assert last(mixed.stream(PROMPTS[1], models, sampling)) == together
+
+
+def test_a_stream_over_several_weights_grows_on_all_sides_at_once(mixed: LocalGenerator) -> None:
+    # The coldest greedy answers of both take all of their tokens.
+    sampling = Sampling(temperature=0, max_new_tokens=60)
+    seen = list(mixed.stream(PROMPTS[0], [REF, FULL[0]], sampling))
+    assert [len(text) for text in seen[-1]] == [60, 60]
+    # One token a turn: neither side is ever further ahead than the turn that is on.
+    assert all(abs(len(one) - len(other)) <= 2 for one, other in seen)
+    for before, after in pairwise(seen):
+        assert all(a.startswith(b) for b, a in zip(before, after, strict=True))
+
+
+def test_closing_a_stream_over_several_weights_stops_them_all(mixed: LocalGenerator) -> None:
+    running = threading.active_count()
+    models = [REF, FULL[0], FULL[1]]
+    stream = mixed.stream(PROMPTS[0], models, Sampling(temperature=0, max_new_tokens=900))
+    next(stream)
+    begun = time.monotonic()
+    stream.close()
+    assert time.monotonic() - begun < 1
+    assert threading.active_count() == running
+    assert mixed.sample(PROMPTS, model=FULL[0], sampling=GREEDY, per_prompt=1)
+
+
+def test_a_fault_of_one_side_ends_the_stream_in_one_line(
+    mixed: LocalGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last(mixed.stream(PROMPTS[0], [REF, FULL[0]], GREEDY))
+    broken = mixed._whole[FULL[0]].model
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room\nleft")
+
+    monkeypatch.setattr(broken, "forward", fail)
+    endless = Sampling(temperature=0, max_new_tokens=900)
+    with pytest.raises(GenerationError, match=r"The answer failed \(no room\): ask") as caught:
+        last(mixed.stream(PROMPTS[0], [REF, FULL[0]], endless))
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    assert last(mixed.stream(PROMPTS[0], [REF, FULL[0]], GREEDY))
+
+
+def test_a_whole_model_that_cannot_be_loaded_is_one_line_and_the_rest_still_answers(
+    base: ResolvedBase, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    def copy(name: str) -> Path:
+        return shutil.copytree(whole["full0"], tmp_path / name)
+
+    pickled, torn, lacking = copy("pickled"), copy("torn"), copy("lacking")
+    weights = load_file(pickled / "model.safetensors")
+    torch.save(weights, pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    (torn / "model.safetensors").write_bytes(b"torn")
+    del weights["model.norm.weight"]
+    save_file(weights, lacking / "model.safetensors", {"format": "pt"})
+    mine = build(base, {"pickled": pickled, "torn": torn, "lacking": lacking, **whole})
+    want = [
+        texts(mine.sample(PROMPTS, model=model, sampling=GREEDY, per_prompt=1))
+        for model in (REF, FULL[1])
+    ]
+    for name, says in {
+        "pickled": "model.safetensors",
+        "torn": "can't be loaded",
+        "lacking": r"1 of its weights are missing, such as model\.norm\.weight",
+    }.items():
+        with pytest.raises(GenerationError, match=says) as caught:
+            mine.sample(PROMPTS, model=adapter_ref(name), sampling=GREEDY, per_prompt=1)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert want == [
+        texts(mine.sample(PROMPTS, model=model, sampling=GREEDY, per_prompt=1))
+        for model in (REF, FULL[1])
+    ]
+
+
 # Streams.
 
 

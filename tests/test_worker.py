@@ -23,6 +23,7 @@ from annotation.schema import ModelRef, Prompt, Sampling
 ROOT = Path(__file__).parent.parent
 REF = ModelRef("tiny", "0" * 40)
 RUN = ModelRef("tiny", "0" * 40, "run", "f" * 40)
+FULL = ModelRef("tiny", "0" * 40, "full", "f" * 40)
 SAMPLING = Sampling(max_new_tokens=24, seed=4)
 PROMPTS = [Prompt.from_text(t) for t in ("Hi", "Tell me about rain.", "<|im_end|> \u2028 é")]
 ENDLESS = Sampling(temperature=0.0, max_new_tokens=960)
@@ -39,12 +40,18 @@ def adapter(base: ResolvedBase, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
+def folders(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[ModelRef, Path]:
+    """An adapter and a whole model."""
+    return {RUN: adapter, FULL: make_tiny_model(tmp_path_factory.mktemp("full"), seed=1)}
+
+
+@pytest.fixture(scope="module")
 def shared(
-    base: ResolvedBase, adapter: Path, tmp_path_factory: pytest.TempPathFactory
+    base: ResolvedBase, folders: dict[ModelRef, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SamplerProcess]:
     """One child for the tests that leave it well; loading it takes seconds."""
     log = tmp_path_factory.mktemp("log") / "sampler.log"
-    process = SamplerProcess(base, weights_path={RUN: adapter}.get, log=log)
+    process = SamplerProcess(base, weights_path=folders.get, log=log)
     yield process
     process.stop()
 
@@ -59,20 +66,21 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
 
 
 def test_a_child_answers_as_weights_in_this_process_do(
-    base: ResolvedBase, adapter: Path, shared: SamplerProcess
+    base: ResolvedBase, folders: dict[ModelRef, Path], shared: SamplerProcess
 ) -> None:
-    local = LocalGenerator(base, weights_path={RUN: adapter}.get)
-    for model in (REF, RUN, REF):
+    local = LocalGenerator(base, weights_path=folders.get)
+    for model in (REF, RUN, FULL, REF):
         args = {"model": model, "sampling": SAMPLING, "per_prompt": 2}
         assert shared.sample(PROMPTS, **args) == local.sample(PROMPTS, **args)
 
 
 def test_a_stream_from_the_child_is_that_of_weights_in_this_process(
-    base: ResolvedBase, adapter: Path, shared: SamplerProcess
+    base: ResolvedBase, folders: dict[ModelRef, Path], shared: SamplerProcess
 ) -> None:
-    local = LocalGenerator(base, weights_path={RUN: adapter}.get)
-    seen = list(shared.stream(PROMPTS[1], [REF, RUN], SAMPLING))
-    assert seen[-1] == list(local.stream(PROMPTS[1], [REF, RUN], SAMPLING))[-1]
+    local = LocalGenerator(base, weights_path=folders.get)
+    seen = list(shared.stream(PROMPTS[1], [REF, FULL, RUN], SAMPLING))
+    assert seen[-1] == list(local.stream(PROMPTS[1], [REF, FULL, RUN], SAMPLING))[-1]
+    assert len(set(seen[-1])) == 3
     assert len(seen) > 2
     for before, after in pairwise(seen):
         assert all(a.startswith(b) for b, a in zip(before, after, strict=True))
@@ -84,7 +92,7 @@ def test_a_stream_that_is_left_early_stops_and_the_child_goes_on(
     want = shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2)
     pid = shared.pid
     for _ in range(3):
-        stream = shared.stream(PROMPTS[0], [REF, REF], ENDLESS)
+        stream = shared.stream(PROMPTS[0], [REF, FULL], ENDLESS)
         next(stream)
         begun = time.monotonic()
         stream.close()
