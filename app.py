@@ -11,7 +11,7 @@ import warnings
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -78,6 +78,28 @@ def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) 
         done = export_preferences(journal, directory)
     print(f"{done.examples} examples of {done.counts.votes} votes in {done.directory}")
     print(f"sha256 {done.sha256}")
+
+
+@cli.command()
+def doctor(
+    method: Annotated[
+        Literal["dpo", "orpo", "sft"], typer.Option(help="The method that would be trained.")
+    ] = "dpo",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what is wrong with the data before a run, down to the tokens, and what to do."""
+    from rich.console import Console
+
+    from alignment.commands.doctor import print_diagnosis, refuse_blocked
+    from alignment.pipeline import open_pipeline
+
+    with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+        found = pipeline.diagnose(method)
+    if as_json:
+        print(found.to_json())
+    else:
+        print_diagnosis(found, Console())
+    refuse_blocked(found)
 
 
 @cli.command()

@@ -5,6 +5,7 @@ Owns which checks are made and what follows from them. Imports nothing heavy; on
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from alignment.base import ResolvedBase
 from alignment.checks.examples import check_examples
@@ -16,6 +17,9 @@ from alignment.plan import MAX_FLIP_RATE
 from alignment.recipes import Method, TrainingOptions, count_parameters, default_recipe
 
 __all__ = ["Diagnosis", "Finding", "Material", "diagnose", "examine"]
+
+LENGTH_GUARD_NATS = 1.0
+"""What an average difference in length is made to weigh in DPO's logit by the length guard."""
 
 
 def examine(material: Material) -> list[Finding]:
@@ -34,6 +38,7 @@ def diagnose(
     findings = examine(material)
     max_length: int | None = None
     shown: tuple[ExampleTokens, ...] = ()
+    length_gap: float | None = None
     if tokens and material.examples:
         from alignment.checks.tokens import check_tokens
 
@@ -44,7 +49,8 @@ def diagnose(
         asked_again = {finding.kind for finding in report.findings}
         findings = [f for f in findings if f.kind not in asked_again]
         findings, shown = _worst_first([*findings, *report.findings]), report.shown
-    advised, reasons = advise(findings, measure_flips(material), method)
+        length_gap = report.length_gap
+    advised, reasons = advise(findings, measure_flips(material), method, length_gap)
     return Diagnosis(
         base=base.ref.label,
         dataset_sha256=material.prepared.sha256,
@@ -58,22 +64,40 @@ def diagnose(
 
 
 def advise(
-    findings: Sequence[Finding], flips: MeasuredFlips | None, method: Method
+    findings: Sequence[Finding],
+    flips: MeasuredFlips | None,
+    method: Method,
+    length_gap: float | None,
 ) -> tuple[TrainingOptions, list[str]]:
-    """What the doctor would ask of a run of `method`, and why; the presets decide the rest."""
+    """What the doctor would ask of a run of `method`, and why; the presets decide the rest.
+
+    `length_gap` is the mean difference of lengths in tokens. The guard is advised against answers
+    that shrink, which cost the starter correctness, and not against a taste for longer ones.
+    """
     options = TrainingOptions(method)
     reasons: list[str] = []
     if flips and method == "dpo" and NOISY <= flips.of_examples <= MAX_FLIP_RATE:
-        options = TrainingOptions(method, loss="robust", flip_rate=round(flips.of_examples, 3))
+        options = replace(options, loss="robust", flip_rate=round(flips.of_examples, 3))
         reasons.append(
             f"The robust loss, because {100 * flips.of_examples:.0f} % of examples are thought to "
             "have their sides swapped: it corrects for that."
+        )
+    shrinks = any(f.kind == "length" and f.level == "warning" and _below(f) for f in findings)
+    if shrinks and method == "dpo" and length_gap:
+        options = replace(options, length_penalty=-round(LENGTH_GUARD_NATS / length_gap, 4))
+        reasons.append(
+            "The length guard, because chosen answers are the shorter ones: it keeps answers from "
+            "shrinking more than voters asked for."
         )
     if any(f.level == "blocking" for f in findings):
         reasons.append("Not now: the blocking findings come first.")
     elif not reasons:
         reasons.append(f"{method.upper()} with its presets: nothing here asks for more.")
     return options, reasons
+
+
+def _below(finding: Finding) -> bool:
+    return finding.value is not None and finding.value < 0.5
 
 
 def _worst_first(findings: Sequence[Finding]) -> list[Finding]:

@@ -6,22 +6,27 @@ step works is the business of export, runs, publish and registry.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from alignment.base import ResolvedBase, resolve_base
+from alignment.checks.material import Material
+from alignment.checks.votes import measure_flips
+from alignment.doctor import Diagnosis, diagnose, examine
 from alignment.estimate import Estimate, check_room, estimate_run
 from alignment.places.known import known_places
 from alignment.plan import plan_run
 from alignment.publish import Published, publish_run
-from alignment.recipes import TrainingOptions
+from alignment.recipes import Method, TrainingOptions
 from alignment.registry import RegisteredModel, Registry
-from alignment.runs import Run, Runs
+from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
 from annotation.export import (
     Export,
     PreparedExport,
     export_preferences,
     export_to_home,
+    live_votes,
     prepare_export,
 )
 from annotation.faults import Fault
@@ -62,6 +67,20 @@ class Pipeline:
             return export_to_home(self._journal, self._home.root)
         return export_preferences(self._journal, directory)
 
+    def diagnose(self, method: Method = "dpo", *, tokens: bool = True) -> Diagnosis:
+        """What the data doctor says before a run of `method` on the votes as they are now.
+
+        With `tokens` it loads a tokenizer, which the web app must not.
+        """
+        return diagnose(self._material(), self.base, method=method, tokens=tokens)
+
+    def measured_flip_rate(self) -> float | None:
+        """The share of examples whose sides are thought to be swapped, or None with too little
+        overlap of votes to measure it.
+        """
+        flips = measure_flips(self._material())
+        return flips.of_examples if flips else None
+
     def estimate(self, options: TrainingOptions) -> Estimate:
         """What a run on the votes as they are now would take on this machine.
 
@@ -85,9 +104,15 @@ class Pipeline:
     def train(self, options: TrainingOptions) -> Run:
         """Export the votes as they are now and start a run on them; returns at once.
 
-        Raises RunError when a run is active, the examples are too few, or this machine has too
-        little memory or disk.
+        The robust loss takes the measured flip rate where none is given. Raises RunError, with
+        nothing made, when a run is active, a finding of the data doctor blocks, or this machine
+        has too little memory or disk.
         """
+        for finding in examine(self._material()):
+            if finding.level == "blocking":
+                raise RunError(finding.line)
+        if options.loss == "robust" and options.flip_rate is None:
+            options = replace(options, flip_rate=self.measured_flip_rate())
         if options.where != "jobs":
             check_room(self.estimate(options))
         return self.runs.start(
@@ -96,6 +121,10 @@ class Pipeline:
             export=self.export(),
             min_examples=self._settings.min_examples,
         )
+
+    def _material(self) -> Material:
+        votes = live_votes(self._journal)
+        return Material(self.preview(), votes, self._settings.min_examples)
 
     def publish(self, run_id: str, repo: str) -> Published:
         """Push a finished run's adapter and card to the Hub as `repo`.

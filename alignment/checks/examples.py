@@ -58,14 +58,13 @@ def length_finding(lengths: Sequence[tuple[int, int]], unit: str) -> Finding | N
             ("longer", share.rate) if share.rate > 0.5 else ("shorter", 1 - share.rate)
         )
         title = f"Chosen answers are {word} in {percent(share_said)} of examples"
+        grown = "grow, and past what voters wanted they ramble"
+        shrunk = "shrink, and right ones can get lost on the way"
         meaning = (
-            f"Voters' taste or not ({said}), the model learns it as taste: answers will grow, "
-            "until they ramble."
-            if word == "longer"
-            else f"Voters' taste or not ({said}), the model learns it as taste: answers will "
-            "shrink, and right ones can get lost on the way."
+            f"Whether voters meant length or not ({said}), the model learns it: answers will "
+            f"{grown if word == 'longer' else shrunk}."
         )
-        advice = "turn the length guard on, and watch the length of samples"
+        advice = "watch the length of samples, and use DPO's length guard where it runs away"
     return Finding("length", level, title, meaning, advice, share.rate, share.low, share.high)
 
 

@@ -27,10 +27,14 @@ MANY_TOO_LONG = 0.05
 
 @dataclass(frozen=True, slots=True)
 class TokenReport:
-    """Findings on the tokens, and SHOWN of the examples token by token."""
+    """Findings on the tokens, and SHOWN of the examples token by token.
+
+    `length_gap` is by how many tokens the two answers of an example differ on average.
+    """
 
     findings: tuple[Finding, ...]
     shown: tuple[ExampleTokens, ...]
+    length_gap: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,8 @@ def check_tokens(
     # Lengths before any cut, which would make the two sides of an example alike.
     lengths = [(len(row.whole.chosen_ids), len(row.whole.rejected_ids)) for row in rows]
     findings.append(length_finding(lengths, "tokens"))
-    return TokenReport(tuple(f for f in findings if f is not None), shown)
+    gap = sum(abs(chosen - rejected) for chosen, rejected in lengths) / max(1, len(lengths))
+    return TokenReport(tuple(f for f in findings if f is not None), shown, gap)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -24,7 +24,7 @@ class BlockedError(Fault):
 
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
-    """The whole report, the worst first; as wide as the terminal, at most 100 columns."""
+    """The whole report, the worst first; as wide as the terminal."""
     console.print(f"Data doctor: {diagnosis.examples} examples for {diagnosis.base}", style="bold")
     console.print()
     for finding in diagnosis.findings:
@@ -47,7 +47,8 @@ def refuse_blocked(diagnosis: Diagnosis) -> None:
 def _print_finding(finding: Finding, console: Console) -> None:
     sign, style = _SIGNS[finding.level]
     console.print(Text.assemble((sign, style), " ", (finding.title, "bold")))
-    console.print(Padding(Text(finding.meaning), (0, 0, 0, 2)))
+    quiet = "dim" if finding.level == "ok" else ""
+    console.print(Padding(Text(finding.meaning, style=quiet), (0, 0, 0, 2)))
     if finding.advice:
         advice = Text.assemble(("→ ", style), f"{finding.advice[0].upper()}{finding.advice[1:]}.")
         console.print(Padding(advice, (0, 0, 0, 2)))
@@ -96,5 +97,10 @@ def _pieces(pieces: Sequence[TokenPiece]) -> Text:
 
 def _command(diagnosis: Diagnosis) -> str:
     options = diagnosis.advised
-    more = f" --loss {options.loss}" if options.loss else ""
+    asked = (
+        ("loss", options.loss),
+        ("flip-rate", options.flip_rate),
+        ("length-penalty", options.length_penalty),
+    )
+    more = "".join(f" --{name} {value}" for name, value in asked if value is not None)
     return f"python app.py train --method {options.method}{more}"
