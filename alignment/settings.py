@@ -4,9 +4,10 @@ Read once at start and passed on by constructor. The home folder belongs to anno
 """
 
 import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -31,6 +32,25 @@ def _revision(value: str) -> str:
     return value
 
 
+def _config(value: Path) -> Path:
+    try:
+        with value.open("rb"):
+            return value.absolute()
+    except OSError as error:
+        raise ValueError(f"not a readable file ({error.strerror})") from None
+
+
+def _flavor(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", value):
+        raise ValueError("not a machine's name")
+    return value
+
+
+def _duration(value: object) -> object:
+    match = re.fullmatch(r"(\d+)([smh]?)", str(value))
+    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else value
+
+
 class AlignmentSettings(BaseSettings):
     """Which base model, where aligned models go, and who may train.
 
@@ -52,6 +72,16 @@ class AlignmentSettings(BaseSettings):
         None, description="16 to 200 letters, digits, or - _ . ~"
     )
     min_examples: int = Field(20, ge=2, description="a whole number of at least 2")
+    warm_trainer: bool = Field(True, description="true or false")
+    accelerate_config: Annotated[Path, AfterValidator(_config)] | None = Field(
+        None, description="an accelerate config file (YAML), as `accelerate config` writes it"
+    )
+    jobs_flavor: Annotated[str, AfterValidator(_flavor)] | None = Field(
+        None, description="a machine of Hugging Face Jobs such as l4x1"
+    )
+    jobs_timeout: Annotated[int, BeforeValidator(_duration)] = Field(
+        3600, ge=300, le=7 * 86400, description="seconds or 45m or 2h, from 5m to 168h"
+    )
     generation_url: str | None = None
 
     @model_validator(mode="after")

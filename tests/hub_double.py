@@ -3,7 +3,7 @@
 Serves models and datasets from memory: whoami, create, info, tree, paths, refs, preupload, LFS,
 commit, branch, tag and resolve, with the Hub's own error codes. The hub is 127.0.0.1 and the LFS
 storage is localhost, so that a redirect to storage crosses origins as in the real one. Faults
-are injected by pattern, and every request is remembered.
+are injected by pattern, and every request is remembered. Jobs are in hub_jobs.
 """
 
 import base64
@@ -11,7 +11,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from urllib.parse import parse_qs, unquote
 import pytest
 import uvicorn
 import yaml
+from hub_jobs import Jobs
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -141,6 +144,7 @@ class HubDouble:
         self.faults: list[Fault] = []
         self.page_size = 50
         self.ignored: set[str] = set()
+        self.jobs = Jobs(Path(tempfile.mkdtemp(prefix="hub-jobs-")))
 
     def __enter__(self) -> "HubDouble":
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -163,9 +167,11 @@ class HubDouble:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.jobs.close()
         self._server.should_exit = True
         self._thread.join(10)
         self._socket.close()
+        shutil.rmtree(self.jobs.folder, ignore_errors=True)
 
     # What a test says and asks.
 
@@ -301,6 +307,8 @@ class HubDouble:
             return self._create(held, user, role)
         if parts == ["validate-yaml"]:
             return validate_yaml(held["content"])
+        if parts[0] == "jobs":
+            return self.jobs.answer(request, parts[1:], held, user, role)
         kind, name, rest = parts[0], "/".join(parts[1:3]), parts[3:]
         verb = rest[0] if rest else "revision"
         revision = rest[1] if len(rest) > 1 else "main"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, get_session
@@ -40,6 +40,7 @@ HUB_ERRORS = (
 )
 
 T = TypeVar("T")
+RepoKind = Literal["model", "dataset"]
 
 
 class Trouble(StrEnum):
@@ -53,6 +54,7 @@ class Trouble(StrEnum):
     GATED = "gated"
     TOKEN = "token"  # noqa: S105
     FORBIDDEN = "forbidden"
+    PAYMENT = "payment"
     REFUSED = "refused"
     DISK = "disk"
 
@@ -83,7 +85,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteRepo:
-    """A model repository at one commit; `license` is the card's, or None."""
+    """A repository at one commit; `license` is the card's, or None."""
 
     id: str
     commit: str
@@ -104,14 +106,17 @@ def is_repo_id(name: str) -> bool:
 
 
 def look_up(
-    repo: str, revision: str | None, *, token: str | None, timeout_s: float = REQUEST_TIMEOUT_S
+    repo: str,
+    revision: str | None,
+    *,
+    token: str | None,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+    kind: RepoKind = "model",
 ) -> RemoteRepo:
     """What the Hub holds at `revision` (None: its main branch). Raises HubError."""
-    info = call(
-        lambda: HfApi(token=token).model_info(
-            repo, revision=revision, timeout=timeout_s, files_metadata=True
-        )
-    )
+    api = HfApi(token=token)
+    ask = api.dataset_info if kind == "dataset" else api.model_info
+    info = call(lambda: ask(repo, revision=revision, timeout=timeout_s, files_metadata=True))
     if info.sha is None or not COMMIT.fullmatch(info.sha):
         raise HubError(Trouble.REFUSED, "the Hub named no commit", passing=False)
     files = tuple(
@@ -208,6 +213,10 @@ _TRANSPORT_SAYS: tuple[tuple[type[BaseException], Trouble, str], ...] = (
 )
 _STATUS_SAYS = {
     401: (Trouble.TOKEN, "the Hub refused HF_TOKEN: set one that is valid"),
+    402: (
+        Trouble.PAYMENT,
+        "the account has no credit for it: add credit or a payment method on the Hub",
+    ),
     403: (
         Trouble.FORBIDDEN,
         "HF_TOKEN lacks the permission: give it write access, or use another name",

@@ -6,11 +6,15 @@ The only module that knows every place. Reads nothing and reaches nothing by its
 from collections.abc import Mapping
 
 from alignment.places.here import Here
+from alignment.places.jobs import Jobs
 from alignment.places.place import Place
+from alignment.places.warm import WarmWorker
 from alignment.recipes import Where
 from alignment.settings import AlignmentSettings
 
 
-def known_places(settings: AlignmentSettings) -> Mapping[Where, Place]:
+def known_places(
+    settings: AlignmentSettings, warm: WarmWorker | None = None
+) -> Mapping[Where, Place]:
     """Every place; one that lacks a setting says so in its `check`."""
-    return {"here": Here()}
+    return {"here": Here(warm), "jobs": Jobs(settings)}
