@@ -1,5 +1,6 @@
 """A real journal with decided votes, exported: what every test of training starts from."""
 
+from collections.abc import Container
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,11 +22,19 @@ def train_prompts(count: int) -> list[Prompt]:
     return [prompt for prompt in every if prompt.split is Split.TRAIN][:count]
 
 
-def export_of(folder: Path, count: int) -> Export:
-    """An export with `count` examples: long polite answers preferred to short ones."""
+def export_of(folder: Path, count: int, *, cut: Container[int] = ()) -> Export:
+    """An export with `count` examples: long polite answers preferred to short ones.
+
+    The preferred answers to the prompts in `cut` were cut at the token limit.
+    """
     journal = Journal(folder / f"journal-{count}.sqlite3")
     pairs = [
-        Pair(f"pair-{n:03d}", prompt, (_said(f"It is {n}, thank you."), _said(f"{n} no")), WHEN)
+        Pair(
+            f"pair-{n:03d}",
+            prompt,
+            (_said(f"It is {n}, thank you.", cut=n in cut), _said(f"{n} no")),
+            WHEN,
+        )
         for n, prompt in enumerate(train_prompts(count))
     ]
     journal.add_pairs(pairs).result(10)
@@ -36,5 +45,5 @@ def export_of(folder: Path, count: int) -> Export:
     return export
 
 
-def _said(text: str) -> Completion:
-    return Completion(text, TINY, Sampling())
+def _said(text: str, *, cut: bool = False) -> Completion:
+    return Completion(text, TINY, Sampling(), "length" if cut else "stop")

@@ -7,11 +7,15 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from alignment.hub.model_files import check_model_folder
 from alignment.plan import plan_run
-from alignment.recipes import Loss, TrainingOptions, TrainingSpec
-from alignment.run_store import RunError
-from tests.preferences import tiny_base
-from tests.trainer_fixture import MakeTrainer, batch_of, rows_of, shake, token_logps
+from alignment.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tuning
+from alignment.run_store import RunError, RunFolder
+from alignment.training.weights import save_weights
+from annotation.export import Export, load_examples
+from tests.preferences import export_of, tiny_base
+from tests.tiny import EOS_ID, make_tiny_model
+from tests.trainer_fixture import MakeTrainer, batch_of, rows_of, shake, spec_of, token_logps
 
 BETA = 0.3
 
@@ -269,3 +273,109 @@ def test_what_is_asked_reaches_the_recipe_and_full_tuning_takes_smaller_steps(
     assert full.recipe.tuning == "full"
     assert full.recipe.learning_rate == pytest.approx(0.25 * lora.recipe.learning_rate)
     assert plan(tuning="full", learning_rate=3e-4).recipe.learning_rate == 3e-4
+
+
+# Full tuning
+
+
+@pytest.mark.parametrize("method", ["dpo", "orpo", "sft"])
+def test_full_tuning_trains_every_parameter_and_lowers_the_loss(
+    make_trainer: MakeTrainer, method: Method
+) -> None:
+    trainer = make_trainer(method, 3, tuning="full")
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    assert not hasattr(trainer.model, "peft_config")
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert len(before) == 2 * 9 + 3  # two layers of nine, embedding, last norm, head
+    assert all(p.requires_grad for p in after.values())
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[-1] < losses[0]
+
+
+def test_the_reference_of_a_full_dpo_is_the_frozen_base_and_no_second_model(
+    make_trainer: MakeTrainer, tiny_folder: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="float32").eval()
+    # A single step would not pay for a reference pass beforehand; full tuning takes it anyway.
+    trainer = make_trainer("dpo", 1, tuning="full", beta=BETA)
+    assert trainer.ref_model is None
+    shake(trainer)
+    losses, moved = [], []
+    for row in rows_of(trainer)[:4]:
+        ratios = []
+        for side in ("chosen", "rejected"):
+            policy = token_logps(trainer.model.eval(), row["prompt"], row[side]).sum()
+            ratios.append((policy - token_logps(base, row["prompt"], row[side]).sum()).item())
+        losses.append(soft(BETA * (ratios[0] - ratios[1])))
+        moved.append(abs(ratios[0] - ratios[1]))
+    assert max(moved) > 0.1
+    assert loss_of(trainer) == pytest.approx(sum(losses) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_tuned_in_full_is_saved_whole_in_the_dtype_of_its_base(
+    make_trainer: MakeTrainer, tiny_export: Export, tmp_path: Path, dtype: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    base = make_tiny_model(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base, dtype=dtype).save_pretrained(base)
+    (base / "training_args.bin").write_bytes(b"nothing that a model needs")
+    trainer = make_trainer("sft", 2, tuning="full", base_path=base, learning_rate=0.01)
+    trainer.train()
+    trainer.model.eval()
+    row = rows_of(trainer)[0]
+    trained = token_logps(trainer.model, row["prompt"], row["chosen"])
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    save_weights(trainer.model, spec_of("sft", base, tiny_export, tuning="full"), folder)
+    assert sorted(file.name for file in folder.model.iterdir()) == [
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+    for file in folder.model.glob("*.js*"):
+        assert file.read_bytes() == (base / file.name).read_bytes()
+    check_model_folder(folder.model)
+    loaded = AutoModelForCausalLM.from_pretrained(folder.model)
+    assert str(loaded.dtype) == f"torch.{dtype}"
+    again = token_logps(loaded.float().eval(), row["prompt"], row["chosen"])
+    # bf16 keeps 8 bits: half a per cent of a weight, a little of a log-prob.
+    assert torch.allclose(again, trained, atol=1e-5 if dtype == "float32" else 0.1)
+    assert not torch.allclose(
+        again,
+        token_logps(
+            AutoModelForCausalLM.from_pretrained(base).float().eval(), row["prompt"], row["chosen"]
+        ),
+        atol=0.1,
+    )
+
+
+# Where an answer ends
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("method", ["dpo", "orpo", "sft"])
+def test_a_cut_answer_is_not_trained_to_end_where_it_was_cut(
+    make_trainer: MakeTrainer, tmp_path: Path, method: Method, tuning: Tuning
+) -> None:
+    cut = (0, 3, 5)
+    export = export_of(tmp_path, 8, cut=cut)
+    trainer = make_trainer(method, 1, export=export, tuning=tuning)
+    rows = rows_of(trainer)
+    ended = [example.chosen_finish == "stop" for example in load_examples(export.directory)]
+    assert ended.count(False) == len(cut)
+    for row, whole in zip(rows, ended, strict=True):
+        assert row["chosen"].count(EOS_ID) == whole
+        assert (row["chosen"][-1] == EOS_ID) is whole
+        assert row["rejected"].count(EOS_ID) == 1
+        assert row["rejected"][-1] == EOS_ID
+    trainer.train()
+    assert math.isfinite(trainer.state.log_history[0]["loss"])

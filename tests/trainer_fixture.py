@@ -45,23 +45,35 @@ def make_trainer(tiny_folder: Path, tiny_export: Export, tmp_path: Path) -> Make
         folder = RunFolder(tmp_path / f"run-{next(made)}")
         copy_export(export, folder.dataset)
         folder.checkpoints.mkdir()
-        spec = TrainingSpec(
-            method=method,
-            recipe=replace(Recipe(learning_rate=1e-3, beta=0.1), **recipe),
-            steps=steps,
-            checkpoint_steps=100,
-            seed=0,
-            base=TINY,
-            base_path=base_path,
-            dataset_sha256=export.sha256,
-            examples=export.examples,
-            code_revision=None,
-            versions=(),
-            flip_rate=flip_rate,
-        )
+        spec = spec_of(method, base_path, export, steps=steps, flip_rate=flip_rate, **recipe)
         return build_trainer(folder, spec)[0]
 
     return make
+
+
+def spec_of(
+    method: Method,
+    base_path: Path,
+    export: Export,
+    *,
+    steps: int = STEPS,
+    flip_rate: float | None = None,
+    **recipe: Any,
+) -> TrainingSpec:
+    return TrainingSpec(
+        method=method,
+        recipe=replace(Recipe(learning_rate=1e-3, beta=0.1), **recipe),
+        steps=steps,
+        checkpoint_steps=100,
+        seed=0,
+        base=TINY,
+        base_path=base_path,
+        dataset_sha256=export.sha256,
+        examples=export.examples,
+        code_revision=None,
+        versions=(),
+        flip_rate=flip_rate,
+    )
 
 
 def tokenizer_of(folder: Path) -> Any:
