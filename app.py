@@ -190,6 +190,28 @@ def publish(
 
 
 @cli.command()
+def bakeoff(
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each run; by the examples if unset.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every run and of the answers.")] = 0,
+) -> None:
+    """Train DPO, ORPO and plain SFT on the same votes and print one table."""
+    from rich.console import Console
+
+    from alignment.commands.bakeoff import print_table, watch_bakeoff
+    from alignment.pipeline import open_pipeline
+    from annotation.prompts import read_prompts
+
+    settings, home = load_settings(AnnotationSettings), _home()
+    prompts = read_prompts(settings.prompts) if settings.prompts else None
+    with open_pipeline(home, load_settings(AlignmentSettings)) as pipeline:
+        started = pipeline.start_bakeoff(prompts, steps=steps, seed=seed)
+    print(f"{started.id} goes on if you leave", file=sys.stderr)
+    print_table(Console(), watch_bakeoff(home, started.id))
+
+
+@cli.command()
 def demo(
     votes: Annotated[int, typer.Option(min=40, max=2000, help="Votes to cast.")] = 200,
     method: Annotated[MethodName, typer.Option(help="dpo or orpo.")] = MethodName.DPO,

@@ -4,23 +4,27 @@ Owns the order of the steps (export → run → publish) and the state that peop
 step works is the business of export, runs, publish and registry.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from alignment.bakeoff.bakeoffs import METHODS, Bakeoffs
+from alignment.bakeoff.store import Bakeoff
 from alignment.base import ResolvedBase, resolve_base
 from alignment.checks.material import Material
 from alignment.checks.votes import measure_flips
 from alignment.doctor import Diagnosis, diagnose, examine
 from alignment.estimate import Estimate, check_room, estimate_run
 from alignment.places.known import known_places
+from alignment.places.warm import WarmWorker
 from alignment.plan import plan_run
 from alignment.publish import Published, publish_run
 from alignment.recipes import Method, TrainingOptions
 from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
+from alignment.starter import starter_prompts
 from annotation.export import (
     Export,
     PreparedExport,
@@ -32,7 +36,8 @@ from annotation.export import (
 from annotation.faults import Fault
 from annotation.home import Home
 from annotation.journal import JournalReader
-from annotation.schema import Sampling
+from annotation.prompts import load_prompts
+from annotation.schema import Prompt, Sampling, Split
 
 STARTER_MAX_NEW_TOKENS = 64
 MAX_NEW_TOKENS = 160
@@ -46,8 +51,15 @@ class Pipeline:
     """The steps after voting, over one home and one base."""
 
     def __init__(
-        self, home: Home, settings: AlignmentSettings, base: ResolvedBase, journal: JournalReader
+        self,
+        home: Home,
+        settings: AlignmentSettings,
+        base: ResolvedBase,
+        journal: JournalReader,
+        *,
+        warm: WarmWorker | None = None,
     ) -> None:
+        """Runs here take the process that `warm` keeps, where the app has one."""
         self._home = home
         self._settings = settings
         self._journal = journal
@@ -55,7 +67,8 @@ class Pipeline:
         token = settings.hf_token
         self._token = token.get_secret_value() if token else None
         self.registry = Registry(home.root, base, token=self._token)
-        self.runs = Runs(home.root, known_places(settings))
+        self.runs = Runs(home.root, known_places(settings, warm))
+        self.bakeoffs = Bakeoffs(home.root)
 
     def preview(self) -> PreparedExport:
         """The dataset that an export would write now."""
@@ -125,6 +138,26 @@ class Pipeline:
     def _material(self) -> Material:
         votes = live_votes(self._journal)
         return Material(self.preview(), votes, self._settings.min_examples)
+
+    def start_bakeoff(
+        self, prompts: Sequence[Prompt] | None, *, steps: int | None = None, seed: int = 0
+    ) -> Bakeoff:
+        """Start DPO, ORPO and SFT on the votes as they are now; compared on eval prompts.
+
+        `prompts` are the home's own; None means those that come with the base. Raises
+        BakeoffError, or RunError where this machine has too little room.
+        """
+        for method in METHODS:
+            check_room(self.estimate(TrainingOptions(method, steps=steps, seed=seed)))
+        asked = prompts or (starter_prompts() if self.base.is_starter else load_prompts(None))
+        return self.bakeoffs.start(
+            base=self.base,
+            export=self.export(),
+            prompts=[p for p in asked if p.split is Split.EVAL],
+            seed=seed,
+            steps=steps,
+            min_examples=self._settings.min_examples,
+        )
 
     def publish(self, run_id: str, repo: str) -> Published:
         """Push a finished run's adapter and card to the Hub as `repo`.

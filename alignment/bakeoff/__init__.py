@@ -1,0 +1,1 @@
+"""DPO, ORPO and plain SFT on one dataset: one start, one table."""
