@@ -76,7 +76,8 @@ class FinalMetrics:
 class Status:
     """What state.json says. `process_started` is psutil's create_time of `pid`, in seconds.
 
-    `job` is the Hub's id of a run that trains there.
+    `job` is the Hub's id of a run that trains there. `recoveries` counts how often an app's start
+    went on with it, since a person last did.
     """
 
     state: RunState
@@ -88,6 +89,7 @@ class Status:
     pid: int | None = None
     process_started: float | None = None
     job: str | None = None
+    recoveries: int = 0
     cancel_requested: bool = False
     final: FinalMetrics | None = None
 

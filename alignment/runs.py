@@ -31,6 +31,7 @@ from annotation.schema import utc_now
 
 __all__ = ["Method", "Metric", "Run", "RunError", "RunState", "Runs"]
 
+CANCELLED = "Cancelled by an admin."
 _ID = re.compile(r"(dpo|orpo|sft)-\d{8}-\d{4}-[0-9a-f]{4}")
 
 
@@ -75,7 +76,8 @@ class Runs:
         """Start a run on `export` and return it, queued or further.
 
         Raises RunError, with nothing created, when `options` can't be had, the export has fewer
-        than `min_examples` examples, or another run is active.
+        than `min_examples` examples, or another run is active; with a failed run, when its place
+        can't start it.
         """
         if export.examples < min_examples:
             raise RunError(
@@ -130,7 +132,7 @@ class Runs:
         self._place(folder.spec()).end(folder, status)
         with folder.locked():
             if folder.status().state in ACTIVE:
-                folder.move(RunState.CANCELLED, reason="Cancelled by an admin.")
+                folder.move(RunState.CANCELLED, reason=CANCELLED)
         return _read(folder)
 
     def resume(self, run_id: str) -> Run:
@@ -144,9 +146,29 @@ class Runs:
             if folder.last_checkpoint() is None:
                 raise RunError(f"Run {run_id} has no checkpoint to go on from: start a new run.")
             self._refuse_second()
-            folder.move(RunState.QUEUED)
+            folder.write_status(replace(folder.move(RunState.QUEUED), recoveries=0))
             self._spawn(folder)
         return _read(folder)
+
+    def recover(self) -> Run | None:
+        """At the app's start: go on with the newest run if it was interrupted, but only once.
+
+        From its last checkpoint, or from the beginning where it has none. Lost a second time, it
+        stays interrupted until a person resumes it. None when there is nothing to go on with.
+        """
+        self.reconcile()
+        if not self._path.is_dir():
+            return None
+        with hold_lock(self._path):
+            newest = next(reversed(self._all()), None)
+            if newest is None or newest.state is not RunState.INTERRUPTED:
+                return None
+            if newest.status.recoveries > 0:
+                return None
+            status = newest.folder.move(RunState.QUEUED)
+            newest.folder.write_status(replace(status, recoveries=status.recoveries + 1))
+            self._spawn(newest.folder)
+        return _read(newest.folder)
 
     def reconcile(self) -> None:
         """Mark every run interrupted that is active on paper and whose process is gone."""
@@ -157,12 +179,14 @@ class Runs:
 
     def _settle(self) -> None:
         for run in self._all():
-            if run.is_active and not self._place(run.spec).is_alive(run.folder, run.status):
-                run.folder.move(
-                    RunState.INTERRUPTED,
-                    reason=f"The training process ended while {run.state}: resume it, "
-                    "or see log.txt for why.",
-                )
+            place = self._places.get(run.spec.where)
+            # Of a place that nobody named to us nothing is known, so paper is believed.
+            if not run.is_active or place is None or place.is_alive(run.folder, run.status):
+                continue
+            if run.status.cancel_requested:
+                run.folder.move(RunState.CANCELLED, reason=CANCELLED)
+            else:
+                run.folder.move(RunState.INTERRUPTED, reason=_lost(run))
 
     def _refuse_second(self) -> None:
         self._settle()
@@ -192,7 +216,11 @@ class Runs:
 
     def _spawn(self, folder: RunFolder) -> None:
         # What trains moves the state only under this lock, so it finds its own handle there.
-        handle = self._place(folder.spec()).spawn(folder)
+        try:
+            handle = self._place(folder.spec()).spawn(folder)
+        except RunError as error:
+            folder.move(RunState.FAILED, reason=str(error))
+            raise
         status = replace(
             folder.move(RunState.PREPARING),
             pid=handle.pid,
@@ -223,6 +251,14 @@ class Runs:
             if _ID.fullmatch(path.name) and (path / "state.json").is_file()
         ]
         return sorted(runs, key=lambda run: (run.status.created_at, run.id))
+
+
+def _lost(run: Run) -> str:
+    again = " for the second time" if run.status.recoveries else ""
+    return (
+        f"The training process ended{again} while {run.state}, killed or out of memory: "
+        "see log.txt, and resume it."
+    )
 
 
 def _read(folder: RunFolder) -> Run:

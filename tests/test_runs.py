@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from alignment.base import ResolvedBase
-from alignment.places.child import NICENESS
+from alignment.places.child import NICENESS, is_child_alive
 from alignment.recipes import (
     Recipe,
     TrainingOptions,
@@ -82,6 +82,11 @@ def until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
 def child_of(run: Run) -> psutil.Process:
     assert run.status.pid is not None
     return psutil.Process(run.status.pid)
+
+
+def wait_for_log(run: Run, line: str) -> str:
+    until(lambda: line in run.folder.log.read_text())
+    return run.folder.log.read_text()
 
 
 # What a run is
@@ -250,6 +255,50 @@ def test_a_killed_run_is_interrupted_and_resumes_from_its_checkpoint(
     log = resumed.folder.log.read_text()
     assert log.count("examples, 120 steps") == 2
     assert "from step 25" in log or "from step 50" in log or "from step 75" in log
+
+
+def test_an_app_that_starts_again_goes_on_with_a_killed_run_but_only_once(
+    tmp_path: Path, base: ResolvedBase, export: Export
+) -> None:
+    runs = Runs(tmp_path)
+    assert runs.recover() is None
+    run = runs.start(TrainingOptions("dpo", steps=1000), base=base, export=export)
+    # The app was killed, the run was not: it is found as it goes.
+    assert Runs(tmp_path).recover() is None
+    assert runs.get(run.id).status.pid == run.status.pid
+    # The machine went down before the first checkpoint: it begins again.
+    child_of(run).kill()
+    until(lambda: not is_child_alive(run.status), timeout_s=5)
+    recovered = Runs(tmp_path).recover()
+    assert recovered is not None
+    assert (recovered.id, recovered.is_active) == (run.id, True)
+    assert recovered.status.pid != run.status.pid
+    until(lambda: runs.get(run.id).status.step >= 26)
+    child_of(recovered).kill()
+    until(lambda: not runs.get(run.id).is_active, timeout_s=5)
+    assert Runs(tmp_path).recover() is None
+    lost = runs.get(run.id)
+    assert lost.state is RunState.INTERRUPTED
+    assert lost.reason == (
+        "The training process ended for the second time while training, killed or out of memory: "
+        "see log.txt, and resume it."
+    )
+    # A person may go on, and from then on the app may once more.
+    resumed = runs.resume(run.id)
+    assert "training from step 25" in wait_for_log(resumed, "training from step 25")
+    assert runs.cancel(run.id).state is RunState.CANCELLED
+    assert Runs(tmp_path).recover() is None
+
+
+def test_a_cancelled_run_that_another_process_finds_dead_is_cancelled(
+    tmp_path: Path, finished: Run
+) -> None:
+    folder = RunFolder(tmp_path / "runs" / "dpo-20261123-2041-7f3a")
+    folder.path.mkdir(parents=True)
+    folder.write_spec(finished.spec)
+    folder.write_status(Status(RunState.TRAINING, WHEN, WHEN, cancel_requested=True))
+    run = Runs(tmp_path).get(folder.path.name)
+    assert (run.state, run.reason) == (RunState.CANCELLED, "Cancelled by an admin.")
 
 
 def test_sigterm_interrupts_at_a_step_and_cancel_cancels(

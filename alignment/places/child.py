@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from alignment.places.place import Handle
+from alignment.run_store import RunError
 
 NICENESS = 10
 TERM_GRACE_S = 1.2
@@ -31,17 +32,26 @@ _SECRETS = (
 
 
 def start_child(command: Sequence[str], log_file: Path, environment: Mapping[str, str]) -> Handle:
-    """Run `command` on its own, its output going to `log_file`; returns at once."""
-    with log_file.open("ab") as log:
-        child = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    """Run `command` on its own, its output going to `log_file`; returns at once.
+
+    Raises RunError when the machine can't start it.
+    """
+    try:
+        with log_file.open("ab") as log:
+            child = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise RunError(
+            f"A training process can't be started ({error.strerror}): "
+            "free memory or disk space, then start the run again."
+        ) from error
     started = psutil.Process(child.pid).create_time()
     lower_priority(child.pid)
     reap(child)

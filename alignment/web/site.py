@@ -20,6 +20,7 @@ from fastapi_offline import FastAPIOffline
 from alignment.base import resolve_base
 from alignment.generation import SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
+from alignment.places.warm import WarmWorker
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
 from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
@@ -78,8 +79,10 @@ class Site:
         self.journal = Journal(self.home.journal)
         self._closing.callback(self.journal.close)
         self._retire_pairs_of_another_base()
-        self.pipeline = Pipeline(self.home, alignment, self.base, self.journal)
-        self.pipeline.runs.reconcile()
+        self.warm = WarmWorker(self._may_warm) if alignment.warm_trainer else None
+        self.pipeline = Pipeline(self.home, alignment, self.base, self.journal, warm=self.warm)
+        if run := self.pipeline.runs.recover():
+            log.warning("run %s was interrupted and goes on", run.id)
         self.sampling = default_sampling(self.base)
         self._votes_per_pair = annotation.votes_per_pair
         self.sampler = self._sampler("sampler")
@@ -144,6 +147,13 @@ class Site:
             self._closing.callback(self.embedded.stop)
         self.sync.start()
         self._closing.callback(self.sync.stop)
+        if self.warm is not None:
+            self.warm.start()
+            self._closing.callback(self.warm.stop)
+
+    def _may_warm(self) -> bool:
+        # Voters come first: its imports would take a core from the first pairs, and from Argilla.
+        return self.pairs_ready() > 0 and self.argilla_state() != "starting"
 
     def stop(self) -> None:
         self._closing.close()
