@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from alignment.recipes import Loss, Method
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home
@@ -104,19 +105,40 @@ def doctor(
 
 @cli.command()
 def train(
-    method: Annotated[MethodName, typer.Option(help="dpo or orpo.")],
+    method: Annotated[Method, typer.Option(help="The method.")],
+    loss: Annotated[
+        Loss | None, typer.Option(help="A loss of DPO, by TRL's name; sigmoid if unset.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Train all weights, not LoRA.")] = False,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Optimizer steps; by the number of examples if unset.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="By the preset if unset.")] = None,
+    beta: Annotated[float | None, typer.Option(help="DPO's β or ORPO's λ.")] = None,
+    flip_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of examples thought to be swapped; measured if unset (robust)."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data order and of LoRA's start.")] = 0,
     wait: Wait = False,
 ) -> None:
     """Start a run on the votes as they are now and print its id."""
+    from alignment.estimate import describe_estimate
     from alignment.pipeline import open_pipeline
     from alignment.recipes import TrainingOptions
 
-    options = TrainingOptions(method.value, steps=steps, seed=seed)
+    options = TrainingOptions(
+        method,
+        loss=loss,
+        tuning="full" if full else "lora",
+        steps=steps,
+        seed=seed,
+        learning_rate=learning_rate,
+        beta=beta,
+        flip_rate=flip_rate,
+    )
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+        print(describe_estimate(pipeline.estimate(options)), file=sys.stderr)
         run = pipeline.train(options)
         print(run.id, flush=True)
         if wait:

@@ -132,6 +132,27 @@ def check_room(estimate: Estimate) -> None:
         )
 
 
+def describe_estimate(estimate: Estimate) -> str:
+    """One line for a person who is about to start a run."""
+    if estimate.seconds is None:
+        takes = "How long it takes, the first run on this GPU will tell"
+    else:
+        basis = "as an earlier run did" if estimate.from_earlier_run else "by a formula, ± half"
+        takes = f"About {_duration(estimate.seconds)} ({basis})"
+    return (
+        f"{takes}; {_gigabytes(estimate.memory_bytes)} of memory, "
+        f"{_gigabytes(estimate.free_memory_bytes)} free; {_gigabytes(estimate.disk_bytes)} of "
+        f"disk, {_gigabytes(estimate.free_disk_bytes)} free."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+
+
 def load_shape(folder: Path) -> Shape:
     """The shape of the model in `folder`, from config.json and the safetensors headers."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))

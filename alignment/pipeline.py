@@ -97,43 +97,48 @@ class Pipeline:
     def estimate(self, options: TrainingOptions) -> Estimate:
         """What a run on the votes as they are now would take on this machine.
 
-        Raises RunError for options that make no sense.
+        Raises RunError where `train` would: options that make no sense, a finding of the data
+        doctor that blocks, too little memory or disk.
         """
+        for finding in examine(self._material(), self.base.path):
+            if finding.level == "blocking":
+                raise RunError(finding.line)
         prepared = self.preview()
         spec = plan_run(
-            options,
+            self._settled(options),
             base=self.base,
             dataset_sha256=prepared.sha256,
             examples=len(prepared.examples),
         )
         finished = [(r.spec, r.status.final) for r in self.runs.list()]
-        return estimate_run(
+        estimate = estimate_run(
             spec,
             examples=prepared.examples,
             home=self._home.root,
             earlier=[(spec, final) for spec, final in finished if final is not None],
         )
+        if options.where != "jobs":
+            check_room(estimate)
+        return estimate
 
     def train(self, options: TrainingOptions) -> Run:
         """Export the votes as they are now and start a run on them; returns at once.
 
         The robust loss takes the measured flip rate where none is given. Raises RunError, with
-        nothing made, when a run is active, a finding of the data doctor blocks, or this machine
-        has too little memory or disk.
+        nothing made, when a run is active or `estimate` refuses.
         """
-        for finding in examine(self._material()):
-            if finding.level == "blocking":
-                raise RunError(finding.line)
-        if options.loss == "robust" and options.flip_rate is None:
-            options = replace(options, flip_rate=self.measured_flip_rate())
-        if options.where != "jobs":
-            check_room(self.estimate(options))
+        self.estimate(options)
         return self.runs.start(
-            options,
+            self._settled(options),
             base=self.base,
             export=self.export(),
             min_examples=self._settings.min_examples,
         )
+
+    def _settled(self, options: TrainingOptions) -> TrainingOptions:
+        if options.loss == "robust" and options.flip_rate is None:
+            return replace(options, flip_rate=self.measured_flip_rate())
+        return options
 
     def _material(self) -> Material:
         votes = live_votes(self._journal)
@@ -148,7 +153,7 @@ class Pipeline:
         BakeoffError, or RunError where this machine has too little room.
         """
         for method in METHODS:
-            check_room(self.estimate(TrainingOptions(method, steps=steps, seed=seed)))
+            self.estimate(TrainingOptions(method, steps=steps, seed=seed))
         asked = prompts or (starter_prompts() if self.base.is_starter else load_prompts(None))
         return self.bakeoffs.start(
             base=self.base,

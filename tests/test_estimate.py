@@ -17,6 +17,7 @@ from alignment.estimate import (
     Shape,
     check_room,
     count_tokens,
+    describe_estimate,
     disk_bytes,
     estimate_run,
     load_shape,
@@ -177,6 +178,16 @@ def test_too_little_room_is_one_clear_line() -> None:
     )
     with pytest.raises(RunError, match=r"1\.1 GB of disk and the home has 0\.5 GB free: free"):
         check_room(room(free_disk_bytes=500_000_000))
+
+
+def test_an_estimate_is_told_in_one_line() -> None:
+    assert describe_estimate(room()) == (
+        "About 10 s (by a formula, ± half); 2.0 GB of memory, 8.0 GB free; 1.0 GB of disk, "
+        "8.0 GB free."
+    )
+    told = describe_estimate(replace(room(), seconds=7 * 60.0, from_earlier_run=True))
+    assert told.startswith("About 7 min (as an earlier run did);")
+    assert describe_estimate(replace(room(), seconds=None)).startswith("How long it takes, the")
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
