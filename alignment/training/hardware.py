@@ -1,13 +1,14 @@
-"""What this machine's processor or GPU means for a run: precision, and what is computed twice.
+"""What this machine means for a run: precision, shares of a batch, what is computed twice.
 
-Owns those two choices. Knows no trainer and no loss.
+Owns those choices. Knows no trainer and no loss.
 """
 
 from collections.abc import Sequence
 
 from alignment.estimate import free_memory_bytes, load_shape, needs_checkpointing
-from alignment.recipes import TrainingSpec
+from alignment.recipes import Recipe, TrainingSpec
 from alignment.training.data import TokenizedPair
+from alignment.training.progress import TrainingError
 
 BF16_FROM_PARAMETERS = 20_000_000
 """Below this a processor gains nothing from bf16: casting costs what the products save."""
@@ -40,6 +41,22 @@ def wants_checkpointing(
         tokens=longest,
         free_bytes=_free_bytes() if free_bytes is None else free_bytes,
     )
+
+
+def split_batch(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """(pairs at once in each of `processes`, rounds of them) that are one step's batch.
+
+    Their product over all processes is the recipe's `batch_size`, as in one process alone.
+    Raises TrainingError when that can't be shared evenly.
+    """
+    if recipe.batch_size % processes:
+        raise TrainingError(
+            f"{processes} processes can't share a batch of {recipe.batch_size} pairs evenly: "
+            "use a number of processes that divides it."
+        )
+    share = recipe.batch_size // processes
+    at_once = max(n for n in range(1, min(recipe.micro_batch, share) + 1) if share % n == 0)
+    return at_once, share // at_once
 
 
 def _free_bytes() -> int:

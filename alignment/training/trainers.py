@@ -5,16 +5,18 @@ no state. Heavy imports happen inside functions.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.base_checks import check_base
 from alignment.chat import end_of_turn_ids
 from alignment.estimate import load_shape
 from alignment.recipes import Recipe, TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
-from alignment.training.hardware import trains_in_bf16, wants_checkpointing
+from alignment.training.hardware import split_batch, trains_in_bf16, wants_checkpointing
 from alignment.training.losses import (
     IGNORED,
     completion_nll,
@@ -31,11 +33,18 @@ EXO_SMOOTHING = 1e-3
 
 
 def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
-    """A TRL trainer for `spec`, ready to train, and the number of pairs held out."""
+    """A TRL trainer for `spec`, ready to train, and the number of pairs held out.
+
+    Raises TrainingError for a base that check_base says can't be trained, and without any pair
+    that fits.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _settle_libraries()
     path = spec.base_path
+    for problem in check_base(path):
+        if problem.blocking:
+            raise TrainingError(problem.line)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -161,13 +170,15 @@ def _arguments(spec: TrainingSpec, output: Path, parameters: int) -> dict[str, A
 
     recipe = spec.recipe
     cuda = torch.cuda.is_available()
+    # accelerate and torchrun say in WORLD_SIZE how many processes share a batch.
+    at_once, rounds = split_batch(recipe, int(os.environ.get("WORLD_SIZE") or 1))
     return {
         "output_dir": str(output),
         "max_steps": spec.steps,
         "learning_rate": recipe.learning_rate,
-        "per_device_train_batch_size": recipe.micro_batch,
-        "per_device_eval_batch_size": recipe.micro_batch,
-        "gradient_accumulation_steps": max(1, recipe.batch_size // recipe.micro_batch),
+        "per_device_train_batch_size": at_once,
+        "per_device_eval_batch_size": at_once,
+        "gradient_accumulation_steps": rounds,
         "max_length": recipe.max_length,
         "gradient_checkpointing": recipe.gradient_checkpointing,
         "bf16": trains_in_bf16(parameters),
