@@ -6,8 +6,10 @@ Owns which checks are made and what follows from them. Imports nothing heavy; on
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from alignment.base import ResolvedBase
+from alignment.base_checks import check_base
 from alignment.checks.examples import check_examples
 from alignment.checks.material import Material
 from alignment.checks.votes import NOISY, MeasuredFlips, check_votes, measure_flips
@@ -22,9 +24,10 @@ LENGTH_GUARD_NATS = 1.0
 """What an average difference in length is made to weigh in DPO's logit by the length guard."""
 
 
-def examine(material: Material) -> list[Finding]:
-    """Every finding that needs neither a tokenizer nor the base, the worst first."""
-    return _worst_first([*check_examples(material), *check_votes(material)])
+def examine(material: Material, base: Path) -> list[Finding]:
+    """Every finding that needs no tokenizer, the worst first; the base lies in folder `base`."""
+    faults = _base_findings(base)
+    return _worst_first([*faults, *check_examples(material), *check_votes(material)])
 
 
 def diagnose(
@@ -35,7 +38,7 @@ def diagnose(
     With `tokens` the base's tokenizer is loaded, some seconds, and the examples are seen as the
     model will see them, at the maximum length that a run would take.
     """
-    findings = examine(material)
+    findings = examine(material, base.path)
     max_length: int | None = None
     shown: tuple[ExampleTokens, ...] = ()
     length_gap: float | None = None
@@ -94,6 +97,19 @@ def advise(
     elif not reasons:
         reasons.append(f"{method.upper()} with its presets: nothing here asks for more.")
     return options, reasons
+
+
+def _base_findings(base: Path) -> list[Finding]:
+    return [
+        Finding(
+            problem.name.replace(" ", "_"),
+            "blocking" if problem.blocking else "note",
+            problem.title,
+            problem.meaning,
+            problem.advice if problem.blocking else "",
+        )
+        for problem in check_base(base)
+    ]
 
 
 def _below(finding: Finding) -> bool:

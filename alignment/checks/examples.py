@@ -200,6 +200,14 @@ def _held_out(m: Material) -> Finding | None:
     if not m.examples:
         return None
     train, held_out = split_held_out(m.examples)
+    if not train:
+        title = f"All {len(held_out)} examples are held out"
+        meaning = (
+            "A tenth of the prompts, by hash, is for evaluation, and there is no other prompt."
+        )
+        return Finding(
+            "held_out", "blocking", title, meaning, "vote on more prompts", len(held_out)
+        )
     if held_out:
         title = f"{len(train)} examples to train on, {len(held_out)} held out"
         meaning = "The run watches the held-out ones to tell learning from memorising."

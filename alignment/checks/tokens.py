@@ -148,7 +148,7 @@ def _spelled(tokenizer: Tokenizer, rows: Sequence[_Tokenized]) -> Finding | None
         return None
     title = f"{count_of(spelled, 'example')} spell a special token"
     meaning = "Text that looks like the template's own marks is broken up by a space first."
-    return Finding("spelled", "note", title, meaning, value=spelled)
+    return Finding("broken_up", "note", title, meaning, value=spelled)
 
 
 def _texts(example: PreferenceExample) -> list[str]:
