@@ -1,7 +1,8 @@
-"""A finished run's adapter, card and lineage to the Hub, as one commit with a tag of the run.
+"""A finished run's weights, card and lineage to the Hub, as one commit with a tag of the run.
 
-Owns what is published and what is not: the adapter, what tells where it came from, and for the
-starter the base itself; never logs, checkpoints, votes or a path of this machine. Idempotent.
+Owns what is published and what is not: the adapter or the whole model, what tells where it came
+from, and beside a starter's adapter the base itself; never logs, checkpoints, votes or a path of
+this machine. Idempotent.
 """
 
 import json
@@ -17,15 +18,20 @@ from alignment.base import SMALL_FILES
 from alignment.hub.card import BASE_FOLDER, BaseKind, Lineage, build_card
 from alignment.hub.client import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
 from alignment.hub.commits import has_file, holds, oids_of
-from alignment.hub.model_files import ModelFilesError, check_safetensors, read_json, sha256_of
-from alignment.hub.tuned import CARD, CONFIG, LINEAGE, WEIGHTS
+from alignment.hub.model_files import INDEX, ModelFilesError, check_model_folder, read_json
+from alignment.hub.tuned import (
+    CARD,
+    CONFIG,
+    LINEAGE,
+    MODEL_CONFIG,
+    check_adapter_files,
+    tuned_weight_files,
+)
+from alignment.lineage import LineageError, load_lineage
 from alignment.run_store import RunFolder, RunState
-from alignment.settings import STARTER
-from annotation.export import ExportError, load_export
 from annotation.faults import Fault
 
 RECORD = "published.json"
-STARTER_LICENSE = "apache-2.0"
 
 
 class PublishError(Fault):
@@ -34,7 +40,7 @@ class PublishError(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Where an adapter lies: `revision` is the commit, `url` shows it."""
+    """Where a run's weights lie: `revision` is the commit, `url` shows it."""
 
     repo: str
     revision: str
@@ -50,28 +56,32 @@ def publish_run(
     private: bool | None = None,
     sleep: Callable[[float], None] = wait,
 ) -> Published:
-    """Push the adapter of a finished run to `repo` on the Hub that HF_ENDPOINT names.
+    """Push what a finished run left, adapter or model, to `repo` on the Hub that HF_ENDPOINT names.
 
     A bare name goes under `namespace`, else under the token's own user. One commit on the head
     that was seen, tagged run-<id>; a run that is already there as it is here is not pushed again.
     Conflicts, limits, server errors and torn connections are tried again for up to two minutes.
     `private` None leaves it to the Hub's default and to what the repository already is.
-    Raises PublishError: no token, a run without an adapter, a bad name, or what the Hub refused.
+    Raises PublishError: no token, a run without weights, a bad name, a repository that holds the
+    other kind of weights, or what the Hub refused.
     """
     folder = RunFolder(run_dir.absolute())
-    adapter = _finished_adapter(folder)
+    weights = _finished_weights(folder)
     if not token:
         raise PublishError(
             "nothing is published: set HF_TOKEN to a token that may write, "
-            f"the adapter is in {adapter}."
+            f"{_left(folder)} is in {weights}."
         )
     try:
         target = _full_name(repo, namespace, token)
         push = _Push(HfApi(token=token), token, sleep)
-        repo_id = push.create(target, private)
-        lineage = _load_lineage(folder, token)
-        files = _collect(adapter, lineage, repo_id)
-        published = push.run(repo_id, lineage, files)
+        remote = push.create(target, private)
+        lineage = load_lineage(folder, token=token)
+        _check_kind(remote, lineage)
+        files = _collect(weights, lineage, remote.id)
+        published = push.run(remote.id, lineage, files)
+    except LineageError as error:
+        raise PublishError(str(error)) from None
     except HubError as error:
         raise PublishError(_line(folder, repo, error)) from None
     draft = folder.path / f".{RECORD}.{os.getpid()}"
@@ -96,22 +106,23 @@ class _Push:
     token: str
     sleep: Callable[[float], None]
 
-    def create(self, repo: str, private: bool | None) -> str:
-        """Make `repo` unless it is there; its name as the Hub spells it."""
+    def create(self, repo: str, private: bool | None) -> RemoteRepo:
+        """Make `repo` unless it is there; what it holds, under the name that the Hub spells."""
         call_again(
             lambda: self.api.create_repo(repo, private=private, exist_ok=True), sleep=self.sleep
         )
-        return call_again(lambda: look_up(repo, None, token=self.token), sleep=self.sleep).id
+        return call_again(lambda: look_up(repo, None, token=self.token), sleep=self.sleep)
 
     def run(self, repo: str, lineage: Lineage, files: Mapping[str, bytes | Path]) -> Published:
         oids = {name: oids_of(content) for name, content in files.items()}
         tagged = self._at(repo, lineage.tag)
-        same = {name: oids[name] for name in (CONFIG, WEIGHTS)}
+        # The card and the lineage may say more today of the same weights.
+        same = {n: known for n, known in oids.items() if n not in (CARD, LINEAGE)}
         if tagged is not None and holds(tagged, same):
             return self._published(repo, tagged.commit)
         if tagged is not None:
             raise PublishError(
-                f"{repo} already has a tag {lineage.tag} of another adapter: "
+                f"{repo} already has a tag {lineage.tag} of other weights: "
                 "delete that tag on the Hub, or publish under another name."
             )
         commit = call_again(lambda: self._commit(repo, lineage, files, oids), sleep=self.sleep)
@@ -144,7 +155,7 @@ class _Push:
         done = self.api.create_commit(
             repo,
             [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=f"Add the adapter of run {lineage.run}",
+            commit_message=f"Add the {_kind(lineage.is_whole)} of run {lineage.run}",
             parent_commit=head.commit,
         )
         made = look_up(repo, done.oid, token=self.token)
@@ -181,8 +192,8 @@ def _full_name(repo: str, namespace: str | None, token: str) -> str:
     return f"{owner}/{repo}"
 
 
-def _finished_adapter(folder: RunFolder) -> Path:
-    """The adapter's folder of a run that is done; PublishError otherwise."""
+def _finished_weights(folder: RunFolder) -> Path:
+    """The folder of what a done run left, checked; PublishError otherwise."""
     name = folder.path.name
     try:
         state = folder.status().state
@@ -193,83 +204,69 @@ def _finished_adapter(folder: RunFolder) -> Path:
     if state is not RunState.DONE:
         raise PublishError(f"Run {name} is {state} and only a run that is done can be published.")
     try:
-        read_json(folder.adapter / CONFIG)
-        check_safetensors(folder.adapter / WEIGHTS)
+        if folder.model.is_dir():
+            check_model_folder(folder.model)
+        else:
+            check_adapter_files(folder.adapter)
     except (ModelFilesError, OSError) as error:
         raise PublishError(
-            f"Run {name} has no whole adapter in {folder.adapter} ({error}): train again."
+            f"Run {name} has no whole {_kind(folder.model.is_dir())} in {folder.weights} "
+            f"({error}): train again."
         ) from None
-    return folder.adapter
+    return folder.weights
 
 
-def _load_lineage(folder: RunFolder, token: str) -> Lineage:
-    try:
-        spec, status = folder.spec(), folder.status()
-        counts = load_export(folder.dataset).counts
-    except (ExportError, OSError, ValueError, KeyError, TypeError) as error:
+def _check_kind(remote: RemoteRepo, lineage: Lineage) -> None:
+    # Beside an adapter's config, whatever loads the repository takes it for an adapter.
+    other, held, left = MODEL_CONFIG, "a whole model", "an adapter"
+    if lineage.is_whole:
+        other, held, left = CONFIG, left, held
+    if remote.file(other) is not None:
         raise PublishError(
-            f"Run {folder.path.name} can't say what it was made from ({error}): train again."
-        ) from None
-    kind = BaseKind.HUB
-    if spec.base.base == STARTER:
-        kind = BaseKind.STARTER
-    elif spec.base.base.startswith("/"):
-        kind = BaseKind.FOLDER
-    settings = {"method": spec.method, "steps": spec.steps, "seed": spec.seed}
-    return Lineage(
-        run=folder.path.name,
-        method=spec.method,
-        base=Path(spec.base.base).name if kind is BaseKind.FOLDER else spec.base.base,
-        base_revision=spec.base.base_revision,
-        base_kind=kind,
-        dataset_sha256=spec.dataset_sha256,
-        votes=counts.votes,
-        voters=counts.voters,
-        synthetic_votes=counts.synthetic_votes,
-        examples=spec.examples,
-        settings=_shown(settings | asdict(spec.recipe)),
-        final=_shown(asdict(status.final) if status.final else {}),
-        versions=spec.versions,
-        code_revision=spec.code_revision,
-        adapter_sha256=sha256_of(folder.adapter / WEIGHTS),
-        license=_license(kind, spec.base.base, spec.base.base_revision, token),
-    )
+            f"{remote.id} holds {held} already and run {lineage.run} left {left}: "
+            "publish it under another name."
+        )
 
 
-def _license(kind: BaseKind, base: str, revision: str, token: str) -> str | None:
-    """The base's own, from its card; None where it can't be known, and then none is claimed."""
-    if kind is BaseKind.STARTER:
-        return STARTER_LICENSE
-    if kind is BaseKind.FOLDER:
-        return None
-    try:
-        return look_up(base, revision, token=token).license
-    except HubError:
-        return None
-
-
-def _shown(row: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-        for name, value in row.items()
-        if value is not None
-    )
-
-
-def _collect(adapter: Path, lineage: Lineage, repo: str) -> dict[str, bytes | Path]:
+def _collect(weights: Path, lineage: Lineage, repo: str) -> dict[str, bytes | Path]:
     """What belongs in the repository, by name: bytes, or the file that holds them."""
-    config = read_json(adapter / CONFIG)
-    # A folder's path is this machine's business; its revision, the hash of its weights, stays.
-    config["base_model_name_or_path"] = lineage.base
-    files: dict[str, bytes | Path] = {
-        CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-        WEIGHTS: adapter / WEIGHTS,
+    files = _model_files(weights) if lineage.is_whole else _adapter_files(weights, lineage)
+    files |= {file.name: file for file in tuned_weight_files(weights)}
+    return files | {
         CARD: build_card(lineage, repo).encode(),
         LINEAGE: lineage.to_json().encode(),
     }
+
+
+def _adapter_files(adapter: Path, lineage: Lineage) -> dict[str, bytes | Path]:
+    config = read_json(adapter / CONFIG)
+    # A folder's path is this machine's business; its revision, the hash of its weights, stays.
+    config["base_model_name_or_path"] = lineage.base
+    files: dict[str, bytes | Path] = {CONFIG: _to_json(config)}
     if lineage.base_kind is BaseKind.STARTER:
         files |= _starter_files(lineage)
     return files
+
+
+def _model_files(model: Path) -> dict[str, bytes | Path]:
+    """Configuration, tokenizer and template of a whole model, with no path of this machine."""
+    kept = {path for pattern in SMALL_FILES for path in model.glob(pattern)}
+    if (model / "model.safetensors").exists():
+        kept -= {model / INDEX}
+    files: dict[str, bytes | Path] = {}
+    for path in sorted(kept):
+        files[path.name] = path
+        if path.name in (MODEL_CONFIG, "tokenizer_config.json"):
+            row = read_json(path)
+            # Where a config was loaded from; transformers before 5 wrote it down.
+            told = {key: row[key] for key in row if key not in ("_name_or_path", "name_or_path")}
+            if told != row:
+                files[path.name] = _to_json(told)
+    return files
+
+
+def _to_json(row: Mapping[str, object]) -> bytes:
+    return (json.dumps(row, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _starter_files(lineage: Lineage) -> dict[str, bytes | Path]:
@@ -284,10 +281,18 @@ def _starter_files(lineage: Lineage) -> dict[str, bytes | Path]:
     return {f"{BASE_FOLDER}/{path.name}": path for path in sorted(kept)}
 
 
+def _kind(is_whole: bool) -> str:
+    return "model" if is_whole else "adapter"
+
+
+def _left(folder: RunFolder) -> str:
+    return f"the {_kind(folder.model.is_dir())}"
+
+
 def _line(folder: RunFolder, repo: str, error: HubError) -> str:
     remedy = {
-        Trouble.UNREACHABLE: f"try again online; until then the adapter is in {folder.adapter}",
-        Trouble.BUSY: f"try again in a while; until then the adapter is in {folder.adapter}",
+        Trouble.UNREACHABLE: f"try again online; until then {_left(folder)} is in {folder.weights}",
+        Trouble.BUSY: f"try again in a while; until then {_left(folder)} is in {folder.weights}",
         Trouble.MISSING: "check the name and that HF_TOKEN may write there",
     }.get(error.trouble)
     text = f"Run {folder.path.name} is not published as {repo} on {constants.ENDPOINT}: {error}"

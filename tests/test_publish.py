@@ -14,13 +14,14 @@ from small_files import write_model, write_run
 from tiny import make_tiny_model
 
 from alignment.base import ResolvedBase
+from alignment.generation import LocalGenerator
 from alignment.hub.card import BaseKind, Lineage, build_card
 from alignment.hub.model_files import sha256_of
 from alignment.publish import Published, PublishError, load_published, publish_run
 from alignment.registry import Registry
 from alignment.run_store import RunState
 from alignment.starter import STARTER_DIR, starter_revision
-from annotation.schema import ModelRef
+from annotation.schema import ModelRef, Prompt, Sampling
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "votetune.json"]
 # Every request of a publication that changes something, and what it asks to know where it stands.
@@ -99,7 +100,9 @@ def test_the_lineage_pins_what_the_run_was_made_from(
     assert row["versions"] == {"torch": "2.13.0", "trl": "1.16.0"}
     assert row["license"] == "mit"
     weights = run / "adapter" / "adapter_model.safetensors"
-    assert row["adapter_sha256"] == sha256_of(weights)
+    assert row["weights_sha256"] == sha256_of(weights)
+    assert (row["kind"], row["method"], row["loss"]) == ("votetune adapter", "dpo", "sigmoid")
+    assert (row["tuning"], row["flip_rate"]) == ("lora", None)
 
 
 def test_publishing_again_pushes_nothing(hub_double: HubDouble, run: Path):
@@ -265,7 +268,7 @@ def test_a_tag_of_another_adapter_is_not_overwritten(hub_double: HubDouble, run:
     publish(run)
     base = ModelRef("ada/chat", "0" * 40)
     impostor = write_run(run.parent.parent / "elsewhere", "dpo-1", base, seed=8)
-    with pytest.raises(PublishError, match="already has a tag run-dpo-1 of another adapter"):
+    with pytest.raises(PublishError, match="already has a tag run-dpo-1 of other weights"):
         publish(impostor)
     assert titles(hub_double) == ONCE
 
@@ -294,6 +297,9 @@ def lineage(**changes) -> Lineage:
     values = {
         "run": "orpo-7",
         "method": "orpo",
+        "loss": None,
+        "flip_rate": None,
+        "tuning": "lora",
         "base": "org/chat",
         "base_revision": "b" * 40,
         "base_kind": BaseKind.HUB,
@@ -306,7 +312,7 @@ def lineage(**changes) -> Lineage:
         "final": (("loss", "0.25"),),
         "versions": (("torch", "2.13.0"),),
         "code_revision": None,
-        "adapter_sha256": "a" * 64,
+        "weights_sha256": "a" * 64,
         "license": "mit",
     }
     return Lineage(**values | changes)
@@ -325,6 +331,73 @@ def test_the_cards_metadata_is_what_the_hub_reads():
         "license": "mit",
         "tags": ["votetune", "trl", "orpo", "lora"],
     }
+
+
+def test_the_metadata_of_a_whole_model_is_what_the_hub_reads():
+    assert metadata(build_card(lineage(tuning="full"), "ada/tuned")) == {
+        "base_model": "org/chat",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "mit",
+        "tags": ["votetune", "trl", "orpo"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"method": "orpo"}, "A LoRA adapter trained with ORPO on votes"),
+        ({"method": "dpo", "loss": "ipo"}, "A LoRA adapter trained with DPO (`ipo` loss) on votes"),
+        (
+            {"method": "dpo", "loss": "robust", "flip_rate": 0.2},
+            "DPO (`robust` loss, told that 20.0% of the examples have their sides swapped) on",
+        ),
+        (
+            {"method": "sft", "tuning": "full"},
+            "The whole model, fine-tuned with SFT (plain fine-tuning on the chosen answers) on",
+        ),
+    ],
+)
+def test_a_card_names_method_loss_and_tuning(changes: dict, says: str):
+    assert says in build_card(lineage(**changes), "ada/tuned")
+
+
+def test_a_card_of_a_whole_model_asks_for_no_base():
+    for kind in BaseKind:
+        card = build_card(lineage(tuning="full", base_kind=kind), "ada/tuned")
+        assert "adapter" not in card
+        assert "base/" not in card
+        assert "only on the base" not in card
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "flip_rate", "shown", "left_out"),
+    [
+        ("dpo", "robust", 0.2, {"loss": "robust", "flip rate": "0.2"}, set()),
+        ("orpo", "sigmoid", None, {"beta": "0.1"}, {"loss", "sft weight", "length penalty"}),
+        ("sft", "sigmoid", None, {"learning rate": "0.001"}, {"loss", "sft weight", "beta"}),
+    ],
+)
+def test_the_settings_are_those_that_the_method_used(
+    hub_double: HubDouble,
+    base: ModelRef,
+    tmp_path: Path,
+    method: str,
+    loss: str,
+    flip_rate: float | None,
+    shown: dict[str, str],
+    left_out: set[str],
+):
+    home = tmp_path / "home"
+    publish(write_run(home, "r1", base, method=method, loss=loss, flip_rate=flip_rate))
+    files = hub_double.repo("ada/tuned").head.files
+    row = json.loads(files["votetune.json"].data)
+    assert shown.items() <= (row["settings"] | {"method": method}).items()
+    assert not left_out & row["settings"].keys()
+    assert (row["method"], row["flip_rate"]) == (method, flip_rate)
+    assert row["loss"] == (loss if method == "dpo" else None)
+    assert f"| method | {method} |" in files["README.md"].data.decode()
 
 
 def test_a_card_claims_no_base_or_licence_that_it_does_not_know():
@@ -394,6 +467,123 @@ def train_nothing(model: Path, base: ModelRef, adapter: Path) -> list[float]:
         logits = tuned(torch.tensor([[5, 6, 7, 8]])).logits[0, -1, :8].float().tolist()
     save_adapter(tuned, base, adapter)
     return logits
+
+
+# Whole models.
+
+MODEL_FILES = [
+    "README.md",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "votetune.json",
+]
+
+
+@pytest.fixture
+def tiny(hub_double: HubDouble, tmp_path: Path) -> ResolvedBase:
+    """A tiny chat model of the Hub, on this disk too."""
+    folder = make_tiny_model(tmp_path / "tiny")
+    ref = ModelRef("ada/tiny", hub_double.add_repo("ada/tiny", folder))
+    return ResolvedBase(ref, folder, is_starter=False, notice=None)
+
+
+@pytest.fixture
+def full(tiny: ResolvedBase, tmp_path: Path) -> Path:
+    """A run tuned in full, with things beside its model that are nobody's business."""
+    model = make_tiny_model(tmp_path / "tuned", seed=5)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"_name_or_path": str(tmp_path)}))
+    for name in ("training_args.bin", "optimizer.pt", "notes.txt"):
+        (model / name).write_text("secret things")
+    return write_run(tmp_path / "home", "dpo-full", tiny.ref, model=model)
+
+
+def test_a_whole_model_is_one_commit_of_what_belongs_there(
+    hub_double: HubDouble, full: Path, tiny: ResolvedBase, tmp_path: Path
+):
+    done = publish(full)
+    repo = hub_double.repo("ada/tuned")
+    assert titles(hub_double) == ["initial commit", "Add the model of run dpo-full"]
+    assert sorted(repo.head.files) == [".gitattributes", *MODEL_FILES]
+    assert repo.tags == {"run-dpo-full": done.revision}
+    everything = b"".join(b.data for b in repo.head.files.values())
+    assert str(tmp_path).encode() not in everything
+    assert b"secret things" not in everything
+    row = json.loads(repo.head.files["votetune.json"].data)
+    assert (row["kind"], row["tuning"], row["method"]) == ("votetune model", "full", "dpo")
+    assert (row["base"], row["base_revision"]) == (tiny.ref.base, tiny.ref.base_revision)
+    assert row["weights_sha256"] == sha256_of(full / "model" / "model.safetensors")
+    assert not {"lora r", "lora alpha"} & row["settings"].keys()
+    assert publish(full) == done
+    assert len(repo.commits) == 2
+
+
+def test_a_published_model_pulled_again_answers_the_same(full: Path, tiny: ResolvedBase):
+    done = publish(full)
+    prompts = [Prompt.from_text(text) for text in ("Hi", "Why is the sky blue?")]
+    sampling = Sampling(max_new_tokens=30, seed=4)
+    answers, kinds = [], []
+    for home, name in (
+        (full.parent.parent, "dpo-full"),
+        (full.parent.parent.parent / "elsewhere", f"ada/tuned@{done.revision}"),
+    ):
+        registry = Registry(home, tiny)
+        model = registry.get(name)
+        kinds.append(model.tuning)
+        generator = LocalGenerator(tiny, weights_path=registry.weights_path, device="cpu")
+        drawn = generator.sample(prompts, model=model.ref, sampling=sampling, per_prompt=2)
+        answers.append([[c.text for c in some] for some in drawn])
+        base = generator.sample(prompts, model=tiny.ref, sampling=sampling, per_prompt=2)
+        assert [[c.text for c in some] for some in base] != answers[0]
+    assert kinds == ["full", "full"]
+    assert answers[0] == answers[1]
+
+
+def test_an_adapter_and_a_whole_model_share_no_repository(
+    hub_double: HubDouble, full: Path, tiny: ResolvedBase
+):
+    adapter = write_run(full.parent.parent, "dpo-lora", tiny.ref)
+    publish(full, repo="ada/whole")
+    publish(adapter, repo="ada/lora")
+    for run, repo, says in (
+        (full, "lora", "holds an adapter already and run dpo-full left a whole model: publish"),
+        (adapter, "whole", "holds a whole model already and run dpo-lora left an adapter: publish"),
+    ):
+        with pytest.raises(PublishError, match=says):
+            publish(run, repo=f"ada/{repo}")
+        assert len(hub_double.repo(f"ada/{repo}").commits) == 2
+
+
+def test_a_torn_model_is_not_published(hub_double: HubDouble, full: Path):
+    (full / "model" / "model.safetensors").write_bytes(b"x")
+    hub_double.requests.clear()
+    with pytest.raises(PublishError, match="Run dpo-full has no whole model in"):
+        publish(full)
+    with pytest.raises(PublishError, match="no whole model"):
+        publish(full, token=None)
+    assert hub_double.requests == []
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_a_whole_model_by_the_cards_own_two_lines(
+    hub_double: HubDouble, full: Path, tmp_path: Path
+):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    publish(full)
+    code = snippet(hub_double.repo("ada/tuned").head.files["README.md"].data.decode())
+    imports, lines = code.split("\n\n")
+    assert (len(imports.splitlines()), len(lines.splitlines())) == (1, 2)
+    mine = AutoModelForCausalLM.from_pretrained(full / "model").eval()
+    with torch.no_grad():
+        expected = mine(torch.tensor([[5, 6, 7, 8]])).logits[0, -1, :8].float().tolist()
+    answered = ask(code, hub_double.environment(tmp_path / "stranger"))
+    assert answered == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow

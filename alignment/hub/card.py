@@ -1,4 +1,4 @@
-"""The model card of a published adapter, and the lineage that it tells. Pure: facts in, text out.
+"""The card of published weights, and the lineage that it tells. Pure: facts in, text out.
 
 Says what is known and no more: counts, settings, where the votes came from, and what was not
 measured. Never a person's name, a folder of this machine, or a token.
@@ -8,7 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from alignment.recipes import Method
+from alignment.recipes import Loss, Method, Tuning
 
 BASE_FOLDER = "base"
 """Where a repository keeps the base's own files when the base is not on the Hub."""
@@ -24,14 +24,18 @@ class BaseKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """What an adapter was made from. `base` is a Hub id, "starter" or a folder's last name.
+    """What tuned weights were made from. `base` is a Hub id, "starter" or a folder's last name.
 
+    `loss` is DPO's, None for another method; `flip_rate` is what the robust loss was told.
     `settings` and `versions` are names with values, in the order to show. `final` are the run's
     last figures. `license` is that of the base, None where it is unknown.
     """
 
     run: str
     method: Method
+    loss: Loss | None
+    flip_rate: float | None
+    tuning: Tuning
     base: str
     base_revision: str
     base_kind: BaseKind
@@ -44,19 +48,25 @@ class Lineage:
     final: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
     code_revision: str | None
-    adapter_sha256: str
+    weights_sha256: str
     license: str | None
 
     @property
     def tag(self) -> str:
         return f"run-{self.run}"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the weights are those of a whole model, which needs no base beside it."""
+        return self.tuning == "full"
+
     def to_json(self) -> str:
         """The content of votetune.json; the same run gives the same bytes."""
         row = asdict(self)
         for key in ("settings", "final", "versions"):
             row[key] = dict(row[key])
-        return json.dumps({"kind": "votetune adapter", "schema_version": 1} | row, indent=2) + "\n"
+        kind = "votetune model" if self.is_whole else "votetune adapter"
+        return json.dumps({"kind": kind, "schema_version": 2} | row, indent=2) + "\n"
 
 
 def build_card(lineage: Lineage, repo: str) -> str:
@@ -75,14 +85,16 @@ def build_card(lineage: Lineage, repo: str) -> str:
 
 
 def _metadata(lineage: Lineage) -> str:
+    relation, library = ("finetune", "transformers") if lineage.is_whole else ("adapter", "peft")
     lines = []
     if lineage.base_kind is BaseKind.HUB:
-        lines += [f"base_model: {lineage.base}", "base_model_relation: adapter"]
-    lines += ["library_name: peft", "pipeline_tag: text-generation"]
+        lines += [f"base_model: {lineage.base}", f"base_model_relation: {relation}"]
+    lines += [f"library_name: {library}", "pipeline_tag: text-generation"]
     if lineage.license:
         lines.append(f"license: {json.dumps(lineage.license)}")
+    lora = () if lineage.is_whole else ("lora",)
     synthetic = ("synthetic",) if lineage.synthetic_votes else ()
-    tags = ("votetune", "trl", lineage.method, "lora", *synthetic)
+    tags = ("votetune", "trl", lineage.method, *lora, *synthetic)
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
@@ -91,34 +103,64 @@ def _warning(lineage: Lineage) -> str:
         return ""
     return (
         f"**{lineage.synthetic_votes} of {lineage.votes} votes are synthetic**: scripted voters "
-        "cast them, not people. This adapter shows that the loop works and says nothing about "
+        "cast them, not people. This model shows that the loop works and says nothing about "
         "what people prefer."
     )
 
 
 def _summary(lineage: Lineage) -> str:
-    base = {
-        BaseKind.HUB: f"[{lineage.base}](https://huggingface.co/{lineage.base})",
-        BaseKind.STARTER: (
-            "the starter model that ships with Votetune (not a model of the Hub: "
-            f"its files are in `{BASE_FOLDER}/` here)"
-        ),
-        BaseKind.FOLDER: (
-            f"`{lineage.base}`, a folder on the machine that trained it (not a model of the Hub: "
-            "without it this adapter can't be loaded)"
-        ),
-    }[lineage.base_kind]
+    what = "The whole model, fine-tuned" if lineage.is_whole else "A LoRA adapter trained"
     return (
-        f"A LoRA adapter trained with {lineage.method.upper()} on votes collected with Votetune: "
+        f"{what} with {_training(lineage)} on votes collected with Votetune: "
         f"{lineage.examples} preference examples out of {lineage.votes} votes by "
         f"{lineage.voters} voters, each on a blind pair of answers.\n\n"
-        f"- Base: {base}, revision `{lineage.base_revision}`\n"
+        f"- Base: {_base(lineage)}, revision `{lineage.base_revision}`\n"
         f"- Dataset: sha256 of `train.jsonl` `{lineage.dataset_sha256}`\n"
         f"- Run: `{lineage.run}`, tagged `{lineage.tag}`; everything it pins is in `votetune.json`"
     )
 
 
+def _training(lineage: Lineage) -> str:
+    if lineage.method == "sft":
+        return "SFT (plain fine-tuning on the chosen answers)"
+    if lineage.loss is None:
+        return lineage.method.upper()
+    flips = ""
+    if lineage.flip_rate is not None:
+        flips = f", told that {lineage.flip_rate:.1%} of the examples have their sides swapped"
+    return f"{lineage.method.upper()} (`{lineage.loss}` loss{flips})"
+
+
+def _base(lineage: Lineage) -> str:
+    if lineage.base_kind is BaseKind.HUB:
+        return f"[{lineage.base}](https://huggingface.co/{lineage.base})"
+    if lineage.base_kind is BaseKind.STARTER:
+        where = "" if lineage.is_whole else f": its files are in `{BASE_FOLDER}/` here"
+        return f"the starter model that ships with Votetune (not a model of the Hub{where})"
+    without = "" if lineage.is_whole else ": without it this adapter can't be loaded"
+    return (
+        f"`{lineage.base}`, a folder on the machine that trained it "
+        f"(not a model of the Hub{without})"
+    )
+
+
 def _loading(lineage: Lineage, repo: str) -> str:
+    if lineage.is_whole:
+        where = f'"{repo}", revision="{lineage.tag}"'
+        code = f"""\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({where})
+model = AutoModelForCausalLM.from_pretrained({where})"""
+    else:
+        code = _adapter_code(lineage, repo)
+    return (
+        f"## Loading\n```python\n{code}\n```\n"
+        f"In Votetune on the same base: `python app.py sample --model {repo}@{lineage.tag} …`."
+    )
+
+
+def _adapter_code(lineage: Lineage, repo: str) -> str:
     if lineage.base_kind is BaseKind.STARTER:
         # By folder: beside an adapter, from_pretrained takes its named base and never this one.
         where, adapter = f'f"{{folder}}/{BASE_FOLDER}"', "folder"
@@ -130,16 +172,12 @@ def _loading(lineage: Lineage, repo: str) -> str:
             where = f'"path/to/{lineage.base}"'
         adapter, first, imports = f'"{repo}", revision="{lineage.tag}"', "", ""
     return f"""\
-## Loading
-```python
 {imports}from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 {first}tokenizer = AutoTokenizer.from_pretrained({where})
 base = AutoModelForCausalLM.from_pretrained({where})
-model = PeftModel.from_pretrained(base, {adapter})
-```
-In Votetune on the same base: `python app.py sample --model {repo}@{lineage.tag} …`."""
+model = PeftModel.from_pretrained(base, {adapter})"""
 
 
 def _settings(lineage: Lineage) -> str:
@@ -150,12 +188,14 @@ def _settings(lineage: Lineage) -> str:
 
 
 def _limits(lineage: Lineage) -> str:
+    what, bound = "adapter", " It loads only on the base revision that it names."
+    if lineage.is_whole:
+        what, bound = "model", ""
     few = lineage.examples < 500
     size = f" {lineage.examples} examples are few: expect style to move more than content." * few
     return (
         "## Limits\n"
-        f"The adapter follows the taste of {lineage.voters} voters on the prompts that they saw, "
+        f"The {what} follows the taste of {lineage.voters} voters on the prompts that they saw, "
         "and inherits what its base knows, gets wrong and must not be used for. Rewards and "
-        "margins above are training figures; they are no win rate. It loads only on the base "
-        f"revision that it names.{size}"
+        f"margins above are training figures; they are no win rate.{bound}{size}"
     )

@@ -47,6 +47,12 @@ def check_tuned(folder: Path, base: ResolvedBase) -> None:
         check_whole_model(folder, base, made_from=None)
         return
     check_adapter_config(folder, base.ref)
+    check_adapter_files(folder)
+
+
+def check_adapter_files(folder: Path) -> None:
+    """Raise ModelFilesError unless `folder` has an adapter's config and whole weights."""
+    read_json(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         raise ModelFilesError(f"{WEIGHTS} is missing, and pickled weights are never read")
     check_safetensors(folder / WEIGHTS)
