@@ -138,8 +138,10 @@ def train(
         flip_rate=flip_rate,
     )
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
-        print(describe_estimate(pipeline.estimate(options)), file=sys.stderr)
+        estimate = pipeline.estimate(options)
         run = pipeline.train(options)
+        # After the start, so that a refused one says one line.
+        print(describe_estimate(estimate), file=sys.stderr)
         print(run.id, flush=True)
         if wait:
             _finish(pipeline.runs, run.id)
