@@ -559,16 +559,19 @@ if Path("/dev/nvidiactl").exists():  # Only a machine with a GPU can run it; no 
 
     @pytest.mark.gpu
     def test_a_cuda_device_is_used_and_repeats_itself(
-        base: ResolvedBase, adapters: dict[str, Path]
+        base: ResolvedBase, adapters: dict[str, Path], whole: dict[str, Path]
     ) -> None:
         def cuda() -> LocalGenerator:
-            return LocalGenerator(base, weights_path=lambda ref: adapters.get(ref.adapter or ""))
+            folders = adapters | whole
+            return LocalGenerator(base, weights_path=lambda ref: folders.get(ref.adapter or ""))
 
         sampling = Sampling(max_new_tokens=40, seed=3)
-        for model in (REF, adapter_ref("run0")):
+        for model in (REF, adapter_ref("run0"), FULL[0]):
             args = {"model": model, "sampling": sampling, "per_prompt": 2}
             first, second = cuda(), cuda()
             assert first.sample(PROMPTS, **args) == second.sample(PROMPTS, **args)
             assert first._loaded is not None
             assert first._loaded.device == "cuda"
-        assert len(last(first.stream(PROMPTS[0], [REF, model], sampling))) == 2
+        both = last(first.stream(PROMPTS[0], [REF, model], sampling))
+        alone = [last(first.stream(PROMPTS[0], [one], sampling))[0] for one in (REF, model)]
+        assert list(both) == alone
