@@ -570,8 +570,8 @@ if Path("/dev/nvidiactl").exists():  # Only a machine with a GPU can run it; no 
             args = {"model": model, "sampling": sampling, "per_prompt": 2}
             first, second = cuda(), cuda()
             assert first.sample(PROMPTS, **args) == second.sample(PROMPTS, **args)
-            assert first._loaded is not None
-            assert first._loaded.device == "cuda"
+            held = [*first._whole.values()] or [first._loaded]
+            assert [one.device for one in held if one] == ["cuda"]
         both = last(first.stream(PROMPTS[0], [REF, model], sampling))
         alone = [last(first.stream(PROMPTS[0], [one], sampling))[0] for one in (REF, model)]
         assert list(both) == alone
