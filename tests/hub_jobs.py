@@ -6,6 +6,7 @@ be cut; flavors, stages, labels, timeouts and cancelling are answered as hugging
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -58,7 +59,8 @@ class Job:
 
     def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def info(self) -> dict:
         posted = self.posted

@@ -48,10 +48,18 @@ def commit_files(
             raise HubError(Trouble.REFUSED, "not every file arrived", passing=False)
         return made.commit
 
+    make_repo(repo, kind=kind, token=token, sleep=sleep)
+    return call_again(attempt, sleep=sleep)
+
+
+def make_repo(
+    repo: str, *, kind: RepoKind, token: str, sleep: Callable[[float], None] = wait
+) -> None:
+    """Make `repo`, private, unless it is there. Raises HubError."""
+    api = HfApi(token=token)
     call_again(
         lambda: api.create_repo(repo, repo_type=kind, private=True, exist_ok=True), sleep=sleep
     )
-    return call_again(attempt, sleep=sleep)
 
 
 def oids_of(content: bytes | Path) -> tuple[str, str]:

@@ -65,7 +65,7 @@ def install() -> None:
     wanted = [pin.split("==") for pin in pins]
     if all(is_there(name, version) for name, version in wanted):
         return
-    tool = ["uv", "pip", "install", "--system"]
+    tool = ["uv", "pip", "install", "--python", sys.executable]
     if shutil.which("uv") is None:
         tool = [sys.executable, "-m", "pip", "install", "--progress-bar", "off"]
     # The installer needs no token, and packages run code of their own.
@@ -78,9 +78,9 @@ def install() -> None:
 
 
 def is_there(name: str, version: str) -> bool:
-    """Whether the package is installed at this very version."""
+    """Whether the package is installed at this version, whatever its build (torch's +cpu)."""
     try:
-        return importlib.metadata.version(name) == version
+        return importlib.metadata.version(name).partition("+")[0] == version
     except importlib.metadata.PackageNotFoundError:
         return False
 

@@ -39,8 +39,8 @@ class Results:
 def fetch_results(folder: RunFolder, repo: str, commit: str | None, *, token: str) -> Results:
     """Fetch what the job committed to `repo`, at `commit` or else at its head.
 
-    Raises PullError for weights that can't be had or don't fit the run's base, RunError for a
-    commit without figures, HubError where the Hub refuses.
+    Raises RunError for weights that can't be had or don't fit the run's base and for a commit
+    without figures, HubError where the Hub refuses.
     """
     scratch = folder.path / ".incoming"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -58,7 +58,11 @@ def fetch_results(folder: RunFolder, repo: str, commit: str | None, *, token: st
 def _pull(folder: RunFolder, scratch: Path, repo: str, commit: str | None, token: str) -> Pulled:
     spec = folder.spec()
     base = ResolvedBase(spec.base, spec.base_path, spec.base.base == STARTER, None)
-    return _patiently(lambda: pull_tuned(scratch, base, repo, commit, token=token))
+    try:
+        return _patiently(lambda: pull_tuned(scratch, base, repo, commit, token=token))
+    except PullError as error:
+        reason = str(error).rpartition(": ")[0] or str(error)
+        raise RunError(f"The job's weights are not taken: {reason}: start a new run.") from None
 
 
 def _patiently(pull: Callable[[], Pulled]) -> Pulled:

@@ -18,7 +18,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from alignment.hub.client import HubError, Trouble
-from alignment.hub.commits import commit_files
+from alignment.hub.commits import commit_files, make_repo
 from alignment.hub.jobs import ENDED, Job, JobRequest, JobsDoor, Stage, own_namespace
 from alignment.places.jobs import JobRecord, in_words, is_over, load_record
 from alignment.places.jobs_bundle import build_bundle
@@ -130,7 +130,10 @@ class Follower:
         record.save(self._folder)
 
     def _send(self) -> None:
-        """The export, the spec and the code to a private dataset repository, as one commit."""
+        """The export, the spec and the code to a private dataset repository, as one commit.
+
+        The one for the weights is made as well: a token that may not is told before it costs.
+        """
         record, run = self._record, self._folder.path.name
         if record.commit is not None:
             return
@@ -146,6 +149,7 @@ class Follower:
                 message=f"Add run {run} with its dataset and code",
                 token=self._token,
             )
+            make_repo(repo, kind="model", token=self._token)
         except HubError as error:
             raise RunError(f"The run can't be sent to the Hub as {repo}: {error}.") from None
         self._keep(
@@ -219,19 +223,23 @@ class Follower:
             else:
                 if job.stage in ENDED:
                     break
-            # Ended between two looks, the log says so first.
-            reading.join(POLL_S)
-            if not reading.is_alive():
-                time.sleep(POLL_S / 5)
+            # The log ends with the job, so its end is the moment to look again.
+            if reading.is_alive():
+                reading.join(POLL_S)
+            else:
+                time.sleep(POLL_S)
             if is_over(self._folder):
                 raise Stopped
         reading.join(DRAIN_S)
         return job
 
     def _read_log(self, door: JobsDoor, job_id: str) -> None:
-        """Every line once, however often the stream breaks off: it is replayed from its start."""
-        wait_s = 1.0
-        while True:
+        """Every line once, however often the stream breaks off: it is replayed from its start.
+
+        The second pass is for what huggingface_hub drops when a stream breaks off at the end.
+        """
+        wait_s, passes = 1.0, 0
+        while passes < 2:
             plain = 0
             try:
                 for line in door.lines(job_id):
@@ -243,13 +251,13 @@ class Follower:
                     if plain > self._record.lines:
                         _say(rest.replace(self._token, "…"))
                         self._keep(replace(self._record, lines=plain))
-                return
+                passes += 1
             except HubError as error:
                 if not error.passing:
                     _say(f"The job's log can't be read any more: {error}.")
                     return
-            time.sleep(wait_s)
-            wait_s = min(60.0, 2 * wait_s)
+                time.sleep(wait_s)
+                wait_s = min(60.0, 2 * wait_s)
 
     def _settle(self, job: Job) -> None:
         """What the job's end means for the run."""
