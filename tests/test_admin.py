@@ -4,6 +4,7 @@ import json
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import httpx
@@ -14,8 +15,11 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from alignment.settings import AlignmentSettings
 from alignment.web.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
 from alignment.web.admin_tab import AdminHandlers
+from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.training_tab import TrainingHandlers
 
 TOKEN = "right-token-of-the-owner"
 PATHS = [
@@ -99,29 +103,38 @@ def test_generated_token_is_kept_for_the_owner_only(tmp_path: Path) -> None:
 
 def test_every_handler_asks_the_door_itself() -> None:
     """Even without the gate, no handler runs: called straight, as a new mount might."""
-    handlers = AdminHandlers(
-        None,  # type: ignore[arg-type]
-        AdminDoor(TOKEN),
-        argilla=lambda: pytest.fail("ran"),
-        pairs_ready=lambda: pytest.fail("ran"),
-    )
-    stranger = gr.Request(headers={"cookie": "votetune_admin=guess"}, session_hash="x")
-    calls = {
-        "votes": (),
-        "preview": (),
-        "export": (),
-        "start": ("DPO", None),
-        "cancel": ("dpo-1",),
-        "runs": (None, []),
-        "watch": ("dpo-1", ""),
-        "publish": ("dpo-1", "name"),
-        "pull": ("owner/name",),
+    door, settings = AdminDoor(TOKEN), AlignmentSettings()
+    nothing: Any = None
+    groups = {
+        AdminHandlers(
+            nothing,
+            door,
+            argilla=lambda: pytest.fail("ran"),
+            pairs_ready=lambda: pytest.fail("ran"),
+        ): {
+            "votes": (),
+            "preview": (),
+            "export": (),
+            "publish": ("dpo-1", "name"),
+            "pull": ("owner/name",),
+        },
+        TrainingHandlers(nothing, door, nothing, settings): {
+            "prepare": ("",),
+            "look_deeper": ("dpo",),
+            "start": (),
+            "cancel": ("dpo-1",),
+            "resume": ("dpo-1",),
+            "watch": ("dpo-1", {}),
+        },
+        BakeoffHandlers(nothing, door): {"start": (), "cancel": (), "resume": (), "watch": ({},)},
     }
-    public = {name for name in vars(AdminHandlers) if not name.startswith("_")}
-    assert public == set(calls), "a new handler wants a line here"
-    for name, arguments in calls.items():
-        with pytest.raises(gr.Error, match="Only the owner"):
-            getattr(handlers, name)(*arguments, request=stranger)
+    stranger = gr.Request(headers={"cookie": "votetune_admin=guess"}, session_hash="x")
+    for handlers, calls in groups.items():
+        public = {name for name in vars(type(handlers)) if not name.startswith("_")}
+        assert public == set(calls), "a new handler wants a line here"
+        for name, arguments in calls.items():
+            with pytest.raises(gr.Error, match="Only the owner"):
+                getattr(handlers, name)(*arguments, request=stranger)
 
 
 @pytest.mark.slow

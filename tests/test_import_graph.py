@@ -11,7 +11,14 @@ PRODUCT = [
     *sorted((ROOT / "annotation").rglob("*.py")),
     *sorted((ROOT / "alignment").rglob("*.py")),
 ]
-TABS = {"annotation/tab.py", "alignment/web/admin_tab.py", "alignment/web/compare_tab.py"}
+TABS = {
+    "annotation/tab.py",
+    "alignment/web/admin_guard.py",
+    "alignment/web/admin_tab.py",
+    "alignment/web/bakeoff_tab.py",
+    "alignment/web/compare_tab.py",
+    "alignment/web/training_tab.py",
+}
 ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it serves
 WEIGHTS = {
     "alignment/checks/tokens.py",
@@ -19,8 +26,10 @@ WEIGHTS = {
     "alignment/loading.py",
     "alignment/turns.py",
     "alignment/worker.py",
+    "alignment/training/checkpoints.py",
     "alignment/training/hardware.py",
     "alignment/training/losses.py",
+    "alignment/training/samples.py",
     "alignment/training/trainers.py",
     "alignment/training/watch.py",
     "alignment/starter.py",

@@ -1,13 +1,11 @@
-"""What the admin page and `status` say, as plain text and rows. Pure: reads nothing, draws nothing.
+"""What the admin page says of votes and dataset, as plain text and rows. Pure: draws nothing.
 
 A number says what it counts, and an empty state says what to do next.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.runs import Metric, Run, RunState
 from annotation.export import ExportCounts, PreparedExport
 
 PREVIEW_EXAMPLES = 8
@@ -84,51 +82,6 @@ def preview_rows(prepared: PreparedExport) -> list[list[str]]:
             f"{example.agreement:.0%}",
         ]
         for example in prepared.examples[:PREVIEW_EXAMPLES]
-    ]
-
-
-def describe_run(run: Run, metrics: Sequence[Metric]) -> str:
-    """How far a run is and how it goes, as one or two lines of Markdown."""
-    head = f"**{run.id}** is {run.state}, step {run.status.step} of {run.spec.steps}"
-    if run.reason:
-        return f"{head}. {run.reason}"
-    if run.state is RunState.PREPARING:
-        return f"{head}: loading the libraries and the model, about 15 seconds."
-    if run.status.final is not None:
-        return f"{head}, after {run.status.final.seconds:.0f} s. {_final(run)}"
-    if not metrics:
-        return f"{head}."
-    last = metrics[-1]
-    parts = [f"loss {last.loss:.3f}"]
-    if last.reward_margin is not None:
-        parts.append(f"reward margin {last.reward_margin:+.3f}")
-    if last.reward_accuracy is not None:
-        parts.append(f"reward accuracy {last.reward_accuracy:.2f}")
-    return f"{head}: {', '.join(parts)}."
-
-
-def _final(run: Run) -> str:
-    final = run.status.final
-    assert final is not None
-    if final.eval_reward_accuracy is None:
-        return f"Reward accuracy on the training pairs {final.reward_accuracy:.2f}."
-    return (
-        f"Reward accuracy {final.eval_reward_accuracy:.2f} on {final.eval_pairs} held-out pairs. "
-        "It is in the Compare tab now."
-    )
-
-
-def describe_runs(runs: Sequence[Run]) -> list[list[str]]:
-    """Rows of run, state, examples, steps, why; newest first."""
-    return [
-        [
-            run.id,
-            str(run.state),
-            str(run.spec.examples),
-            f"{run.status.step} of {run.spec.steps}",
-            run.reason or "",
-        ]
-        for run in reversed(runs)
     ]
 
 

@@ -24,10 +24,13 @@ from alignment.places.warm import WarmWorker
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
 from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
-from alignment.web.admin_tab import AdminHandlers, build_admin_page
+from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
 from alignment.web.admin_view import ArgillaStatus
+from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.checkup import Checkup
 from alignment.web.compare_tab import build_compare_tab
 from alignment.web.comparison import Comparison
+from alignment.web.training_tab import TrainingHandlers
 from annotation.api_errors import install_api_errors
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store import ArgillaConnection
@@ -75,6 +78,7 @@ class Site:
     ) -> None:
         self._closing = ExitStack()
         self.home = Home(annotation.votetune_home)
+        self.alignment, self.prompts = alignment, prompts
         self.base = resolve_base(alignment, self.home.root, has_votes=count_votes(self.home) > 0)
         self.journal = Journal(self.home.journal)
         self._closing.callback(self.journal.close)
@@ -218,10 +222,15 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         build_admin_page(
             AdminHandlers(
                 site.pipeline, door, argilla=site.argilla_status, pairs_ready=site.pairs_ready
-            )
+            ),
+            TrainingHandlers(
+                site.pipeline, door, Checkup(site.pipeline, site.home.root), site.alignment
+            ),
+            BakeoffHandlers(site.pipeline, door, site.prompts),
         ),
         path=ADMIN_PATH,
         theme=theme,
+        css_paths=[ADMIN_CSS],
         allowed_paths=[str(site.home.exports)],
         **MOUNT,
     )

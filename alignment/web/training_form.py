@@ -1,0 +1,122 @@
+"""From the training form to what a run is asked for, and what the form says before. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+from alignment.diagnosis import Diagnosis
+from alignment.estimate import Estimate
+from alignment.pace import say_duration
+from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where
+from alignment.runs import Run
+from alignment.settings import AlignmentSettings
+
+METHODS: tuple[tuple[str, Method], ...] = (("DPO", "dpo"), ("ORPO", "orpo"), ("SFT", "sft"))
+WHERE: tuple[tuple[str, Where], ...] = (
+    ("Here", "here"),
+    ("Several processes (accelerate)", "accelerate"),
+    ("Hugging Face Jobs", "jobs"),
+)
+ADVISED = "as advised"
+"""The choice that leaves a setting to the preset and to the doctor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the Options say; None leaves it to the preset and to the doctor's advice."""
+
+    method: Method = "dpo"
+    loss: str = ADVISED
+    tuning: str = "lora"
+    where: Where = "here"
+    steps: float | None = None
+    seed: float | None = None
+    learning_rate: float | None = None
+    beta: float | None = None
+    flip_rate: float | None = None
+
+    def to_options(self, advised: TrainingOptions | None) -> TrainingOptions:
+        """What to ask for: the doctor's advice for this method, and over it what was filled in.
+
+        Advice that is DPO's own stays behind when another method or loss is chosen.
+        """
+        options = TrainingOptions(self.method)
+        own_loss = self.loss not in (ADVISED, "")
+        if advised is not None and advised.method == self.method and not own_loss:
+            options = advised
+        given: dict[str, Any] = {
+            "tuning": self.tuning,
+            "where": self.where,
+            "steps": int(self.steps) if self.steps else None,
+            "seed": int(self.seed) if self.seed is not None else None,
+            "learning_rate": self.learning_rate or None,
+            "beta": self.beta or None,
+            "flip_rate": self.flip_rate,
+            "loss": self.loss if own_loss and self.method == "dpo" else None,
+        }
+        return replace(options, **{k: v for k, v in given.items() if v is not None})
+
+
+def offered_places(settings: AlignmentSettings) -> list[tuple[str, Where]]:
+    """Where this app may train: here, and wherever its settings name what that needs."""
+    there = {
+        "here": True,
+        "accelerate": settings.accelerate_config is not None,
+        "jobs": settings.hf_token is not None,
+    }
+    return [(name, where) for name, where in WHERE if there[where]]
+
+
+def why_not(diagnosis: Diagnosis, active: Run | None) -> str | None:
+    """Why training can't start now, in one line; None when it can."""
+    if active is not None:
+        return f"Run {active.id} is {active.state}, and one run goes at a time."
+    return diagnosis.blocking[0].line if diagnosis.blocking else None
+
+
+def draw_refusal(why: str) -> str:
+    return f'<div class="vta-plan"><p>Train waits. {escape(why)}</p></div>'
+
+
+def draw_plan(spec: TrainingSpec, takes: str, reasons: Sequence[str]) -> str:
+    """What pressing Train would do, what it takes, and why with these settings."""
+    recipe = spec.recipe
+    loss = f" with the {recipe.loss} loss" if spec.method == "dpo" else ""
+    tuning = "a LoRA adapter" if recipe.tuning == "lora" else "all weights"
+    beta = "" if spec.method == "sft" else f", beta {recipe.beta:g}"
+    where = "" if spec.where == "here" else f" It runs {_WHERE_SAID[spec.where]}."
+    why = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+    listed = f'<ul class="vta-reasons">{why}</ul>' if why else ""
+    return (
+        f'<div class="vta-plan"><p><b>{spec.method.upper()}</b>{escape(loss)} on '
+        f"<b>{spec.examples}</b> examples: {spec.steps} steps, {tuning}, learning rate "
+        f"{recipe.learning_rate:g}{beta}.{where}</p><p>{takes}</p>{listed}</div>"
+    )
+
+
+_WHERE_SAID: dict[Where, str] = {
+    "here": "here",
+    "accelerate": "in several processes, by accelerate",
+    "jobs": "as a job on the Hub",
+}
+
+
+def say_estimate(estimate: Estimate) -> str:
+    """Time, memory and disk that a run is thought to take, beside what is free."""
+    time = (
+        f"About <b>{say_duration(estimate.seconds)}</b>"
+        if estimate.seconds is not None
+        else "A time that nothing tells yet"
+    )
+    measured = ", as an earlier run did" if estimate.from_earlier_run else ""
+    place = "GPU memory" if estimate.on_gpu else "memory"
+    return (
+        f"{time}{measured}; {_gigabytes(estimate.memory_bytes)} of {place} "
+        f"({_gigabytes(estimate.free_memory_bytes)} free), "
+        f"{_gigabytes(estimate.disk_bytes)} of disk ({_gigabytes(estimate.free_disk_bytes)} free)."
+    )
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size < 1e8 else f"{size / 1e9:.1f} GB"

@@ -1,0 +1,240 @@
+"""The training section of the admin page: check the data, one button, live pictures of a run.
+
+Only draws and passes on; every handler first asks the door. All that it shows is read from the
+journal and the runs' folders, so a reload or a restart of the app shows the same.
+"""
+
+from html import escape
+from typing import Any, get_args
+
+import gradio as gr
+
+from alignment.alarms import alarms
+from alignment.diagnosis import Diagnosis
+from alignment.pipeline import Pipeline
+from alignment.places.jobs import jobs_quote
+from alignment.plan import plan_run
+from alignment.recipes import Loss, Method
+from alignment.runs import Run
+from alignment.settings import AlignmentSettings
+from alignment.web.admin_gate import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, changed, shown
+from alignment.web.checkup import Checkup
+from alignment.web.doctor_view import CHECKING, draw_diagnosis, draw_tokens
+from alignment.web.training_form import (
+    ADVISED,
+    METHODS,
+    Form,
+    draw_plan,
+    draw_refusal,
+    offered_places,
+    say_estimate,
+    why_not,
+)
+from alignment.web.training_view import (
+    NO_RUN,
+    can_cancel,
+    can_resume,
+    draw_alarms,
+    draw_pictures,
+    draw_progress,
+    draw_runs,
+    draw_samples,
+)
+from annotation.faults import Fault
+
+INTRO = (
+    "Training shifts the model towards the answers that voters chose and away from those they "
+    "rejected. Check the data, press Train, watch; the new model then waits in the Compare tab."
+)
+Seen = dict[str, str]
+
+
+class TrainingHandlers(Guarded):
+    """What each control of the section does: ask the door, call the pipeline, render."""
+
+    def __init__(
+        self, pipeline: Pipeline, door: AdminDoor, checkup: Checkup, settings: AlignmentSettings
+    ) -> None:
+        super().__init__(door)
+        self._pipeline = pipeline
+        self._checkup = checkup
+        self._settings = settings
+        self.places = offered_places(settings)
+
+    def prepare(self, seen: str, request: gr.Request, *form: Any) -> tuple[Any, ...]:
+        """The findings, their tokens, what Train would do and whether it may; skips the same."""
+        self._require_admin(request)
+        active = self._active()
+        now = f"{self._pipeline.preview().counts} {active} {form}"
+        if now == seen:
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), now
+        asked = Form(*form)
+        diagnosis = self._checkup.latest(asked.method)
+        no = why_not(diagnosis, active)
+        return (
+            draw_diagnosis(diagnosis),
+            draw_tokens(diagnosis.tokens, diagnosis.max_length),
+            draw_refusal(no) if no else self._say_plan(asked, diagnosis),
+            gr.update(interactive=no is None),
+            now,
+        )
+
+    def look_deeper(self, method: Method, request: gr.Request) -> tuple[str, str]:
+        self._require_admin(request)
+        found = shown(lambda: self._checkup.look_deeper(method))
+        return draw_diagnosis(found), draw_tokens(found.tokens, found.max_length)
+
+    def start(self, request: gr.Request, *form: Any) -> tuple[Any, str]:
+        self._require_admin(request)
+        asked = Form(*form)
+        advised = self._checkup.latest(asked.method).advised
+        run = shown(lambda: self._pipeline.train(asked.to_options(advised)))
+        return self._choose(run.id), draw_progress(run, [])
+
+    def cancel(self, run_id: str | None, request: gr.Request) -> str:
+        self._require_admin(request)
+        run = shown(lambda: self._pipeline.runs.cancel(_chosen(run_id)))
+        return draw_progress(run, self._pipeline.runs.metrics(run.id))
+
+    def resume(self, run_id: str | None, request: gr.Request) -> str:
+        self._require_admin(request)
+        run = shown(lambda: self._pipeline.runs.resume(_chosen(run_id)))
+        return draw_progress(run, self._pipeline.runs.metrics(run.id))
+
+    def watch(self, run_id: str | None, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
+        """Everything about the chosen run, the newest if none is; skips what is shown already."""
+        self._require_admin(request)
+        runs = self._pipeline.runs.list()
+        run = next((r for r in runs if r.id == run_id), runs[-1] if runs else None)
+        parts = draw_run(run) | {"runs": draw_runs(runs, run.id if run else None)}
+        ids = " ".join(r.id for r in runs)
+        return (
+            gr.skip() if seen.get("ids") == ids else self._choose(run_id),
+            *changed(parts, seen),
+            gr.update(interactive=can_cancel(run)),
+            gr.update(interactive=can_resume(run)),
+            parts | {"ids": ids},
+        )
+
+    def _say_plan(self, asked: Form, diagnosis: Diagnosis) -> str:
+        options = asked.to_options(diagnosis.advised)
+        try:
+            spec = plan_run(
+                options,
+                base=self._pipeline.base,
+                dataset_sha256=diagnosis.dataset_sha256,
+                examples=diagnosis.examples,
+            )
+            if spec.where == "jobs":
+                takes = escape(jobs_quote(self._settings, spec).line)
+            else:
+                takes = say_estimate(self._pipeline.estimate(options))
+        except Fault as fault:
+            return draw_refusal(str(fault))
+        reasons = diagnosis.reasons if options == diagnosis.advised else ()
+        return draw_plan(spec, takes, reasons)
+
+    def _active(self) -> Run | None:
+        return next((run for run in self._pipeline.runs.list() if run.is_active), None)
+
+    def _choose(self, run_id: str | None) -> Any:
+        ids = [run.id for run in reversed(self._pipeline.runs.list())]
+        value = run_id if run_id in ids else (ids[0] if ids else None)
+        return gr.update(choices=ids, value=value)
+
+
+def build_training_section(
+    handlers: TrainingHandlers, page: gr.Blocks, timer: gr.Timer
+) -> gr.Dropdown:
+    """Check, train, watch, compare methods; returns the control that chooses a run."""
+    gr.Markdown("## Train")
+    gr.Markdown(INTRO)
+    findings = gr.HTML(CHECKING, elem_id="admin-findings", padding=False)
+    deeper = gr.Button("Check the tokens too", elem_id="admin-look-deeper", scale=0, min_width=220)
+    tokens = gr.HTML(elem_id="admin-tokens", padding=False)
+    plan = gr.HTML(elem_id="admin-plan", padding=False)
+    start = gr.Button(
+        "Train", variant="primary", elem_id="admin-start", interactive=False, scale=0, min_width=220
+    )
+    form = _build_options(handlers)
+    checked = gr.State("")
+
+    run, watching = _build_watch(handlers)
+    preparing = ([checked, *form], [findings, tokens, plan, start, checked])
+    page.load(handlers.prepare, *preparing, api_name="prepare", **QUIET)
+    timer.tick(handlers.prepare, *preparing, api_name="poll_prepare", **QUIET)
+    for control in form:
+        control.change(handlers.prepare, *preparing, api_name="plan", **QUIET)
+    deeper.click(handlers.look_deeper, form[0], [findings, tokens], api_name="look_deeper")
+    start.click(handlers.start, form, [run, watching[1][1]], api_name="start")
+    page.load(handlers.watch, *watching, api_name="runs", **QUIET)
+    timer.tick(handlers.watch, *watching, api_name="watch", **QUIET)
+    run.input(handlers.watch, *watching, api_name="watch_chosen", **QUIET)
+    return run
+
+
+def _build_options(handlers: TrainingHandlers) -> list[gr.components.Component]:
+    """The settings of a run, in the order of `Form`; each may be left as it is."""
+    with gr.Accordion("Options", open=False, elem_id="admin-options"):
+        gr.Markdown("All of these may stay as they are: an empty field is set by the preset.")
+        with gr.Row():
+            method = gr.Radio(METHODS, value="dpo", label="Method", elem_id="admin-method")
+            loss = gr.Dropdown([ADVISED, *get_args(Loss)], value=ADVISED, label="Loss (DPO only)")
+        with gr.Row():
+            tuning = gr.Radio(
+                [("LoRA adapter", "lora"), ("All weights", "full")], value="lora", label="Train"
+            )
+            where = gr.Radio(handlers.places, value="here", label="Where")
+        with gr.Row():
+            numbers = [
+                gr.Number(None, label=label, precision=precision, minimum=0, min_width=120)
+                for label, precision in (
+                    ("Steps", 0),
+                    ("Seed", 0),
+                    ("Learning rate", None),
+                    ("Beta", None),
+                    ("Flip rate, 0 to 0.45", None),
+                )
+            ]
+    return [method, loss, tuning, where, *numbers]
+
+
+def _build_watch(handlers: TrainingHandlers) -> tuple[gr.Dropdown, tuple[list[Any], list[Any]]]:
+    """What shows a run, and the inputs and outputs of `watch`."""
+    gr.Markdown("### The run")
+    with gr.Row(equal_height=True):
+        run = gr.Dropdown([], label="Run", elem_id="admin-run", min_width=260)
+        cancel = gr.Button("Cancel", elem_id="admin-cancel", interactive=False, scale=0)
+        resume = gr.Button("Resume", elem_id="admin-resume", interactive=False, scale=0)
+    progress = gr.HTML(elem_id="admin-progress", padding=False)
+    alarmed = gr.HTML(elem_id="admin-alarms", padding=False)
+    pictures = gr.HTML(elem_id="admin-pictures", padding=False)
+    samples = gr.HTML(elem_id="admin-samples", padding=False)
+    gr.Markdown("### All runs")
+    table = gr.HTML(elem_id="admin-runs", padding=False)
+    seen = gr.State({})
+
+    cancel.click(handlers.cancel, run, progress, api_name="cancel_run")
+    resume.click(handlers.resume, run, progress, api_name="resume_run")
+    shows = [run, progress, alarmed, pictures, samples, table, cancel, resume, seen]
+    return run, ([run, seen], shows)
+
+
+def draw_run(run: Run | None) -> dict[str, str]:
+    """Each part of the page that tells of one run, from its folder."""
+    if run is None:
+        return {"progress": NO_RUN, "alarms": "", "pictures": "", "samples": ""}
+    metrics, samples = run.folder.metrics(), run.folder.samples()
+    return {
+        "progress": draw_progress(run, metrics),
+        "alarms": draw_alarms(alarms(metrics, samples, run.spec), run),
+        "pictures": draw_pictures(metrics, run.spec),
+        "samples": draw_samples(samples),
+    }
+
+
+def _chosen(run_id: str | None) -> str:
+    if not run_id:
+        raise Fault("No run is chosen: start one first.")
+    return run_id
