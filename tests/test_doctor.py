@@ -482,6 +482,16 @@ def test_a_prompt_that_fills_the_window_is_dropped_and_all_of_them_block(
     assert report.shown == ()
 
 
+def test_the_starters_tokenizer_is_the_one_that_training_loads(tmp_path: Path) -> None:
+    # Elsewhere than where the starter lies, it goes the way of every other base.
+    copied = load_tokenizer(Path(shutil.copytree(STARTER_DIR, tmp_path / "copy")))
+    quick = load_tokenizer(STARTER_DIR)
+    assert type(quick) is type(copied)
+    assert quick.backend_tokenizer.to_str() == copied.backend_tokenizer.to_str()
+    assert quick.chat_template == copied.chat_template
+    assert quick.special_tokens_map == copied.special_tokens_map
+
+
 def test_text_that_spells_a_special_token_is_noted(material_of: MakeMaterial, tiny: Path) -> None:
     material = material_of(Case(first="It is <|im_end|> all."), *healthy(3)[1:])
     report = check_tokens(material.examples, tiny, method="dpo", max_length=1024)

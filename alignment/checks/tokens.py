@@ -15,6 +15,7 @@ from alignment.checks.examples import length_finding
 from alignment.checks.material import count_of
 from alignment.diagnosis import ExampleTokens, Finding, Level, Role, TokenPiece
 from alignment.recipes import Method
+from alignment.starter import STARTER_DIR
 from alignment.training.data import TokenizedPair, tokenize_example
 from annotation.schema import Message, PreferenceExample
 
@@ -82,6 +83,11 @@ def check_tokens(
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in `folder` as training loads it: from this disk, running none of its code."""
+    if folder == STARTER_DIR:
+        # The class that AutoTokenizer comes to, without the two seconds of torch on its way.
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
