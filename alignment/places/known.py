@@ -5,6 +5,7 @@ The only module that knows every place. Reads nothing and reaches nothing by its
 
 from collections.abc import Mapping
 
+from alignment.places.accelerated import Accelerated
 from alignment.places.here import Here
 from alignment.places.jobs import Jobs
 from alignment.places.place import Place
@@ -17,4 +18,8 @@ def known_places(
     settings: AlignmentSettings, warm: WarmWorker | None = None
 ) -> Mapping[Where, Place]:
     """Every place; one that lacks a setting says so in its `check`."""
-    return {"here": Here(warm), "jobs": Jobs(settings)}
+    return {
+        "here": Here(warm),
+        "accelerate": Accelerated(settings.accelerate_config),
+        "jobs": Jobs(settings),
+    }

@@ -6,6 +6,7 @@ no state. Heavy imports happen inside functions.
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,8 @@ def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
     trainer = trainer_class(
         model=model,
         args=config,
-        train_dataset=_dataset(train_rows),
-        eval_dataset=_dataset(eval_rows) if eval_rows else None,
+        train_dataset=_dataset(train_rows, folder.checkpoints / "rows-train"),
+        eval_dataset=_dataset(eval_rows, folder.checkpoints / "rows-eval") if eval_rows else None,
         processing_class=tokenizer,
         **more,
     )
@@ -106,12 +107,23 @@ def _rows(
     return train_rows, eval_rows
 
 
-def _dataset(rows: Sequence[TokenizedPair]) -> Any:
-    from datasets import Dataset
+def _dataset(rows: Sequence[TokenizedPair], shared: Path) -> Any:
+    """`rows` as TRL takes them, read from `shared` where several processes train on them."""
+    from accelerate import PartialState
+    from datasets import Dataset, load_from_disk
 
     # ORPO's constructor looks for text columns before it tokenizes; ours are there already.
     empty = {"prompt": "", "chosen": "", "rejected": ""}
-    return Dataset.from_list([dataclasses.asdict(row) | empty for row in rows])
+    dataset = Dataset.from_list([dataclasses.asdict(row) | empty for row in rows])
+    processes = PartialState()
+    if processes.num_processes == 1:
+        return dataset
+    # TRL keeps reference log-probs beside the rows: a place that every process must share.
+    if processes.is_main_process:
+        shutil.rmtree(shared, ignore_errors=True)
+        dataset.save_to_disk(str(shared))
+    processes.wait_for_everyone()
+    return load_from_disk(str(shared))
 
 
 def _lora(recipe: Recipe) -> Any:
