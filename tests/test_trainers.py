@@ -1,23 +1,32 @@
 """Every loss, method and tuning that a spec may name, by few-line formulas of their papers."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 
+from alignment.estimate import HEADROOM, load_shape, memory_bytes
 from alignment.hub.model_files import check_model_folder
 from alignment.plan import plan_run
 from alignment.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tuning
 from alignment.run_store import RunError, RunFolder
+from alignment.training import trainers
+from alignment.training.data import TokenizedPair
+from alignment.training.hardware import wants_checkpointing
 from alignment.training.weights import save_weights
-from annotation.export import Export, load_examples
+from annotation.export import Export, copy_export, load_examples
 from tests.preferences import export_of, tiny_base
 from tests.tiny import EOS_ID, make_tiny_model
 from tests.trainer_fixture import MakeTrainer, batch_of, rows_of, shake, spec_of, token_logps
 
 BETA = 0.3
+ROOT = Path(__file__).parent.parent
 
 
 def log_ratios(trainer: Any, count: int = 4) -> list[tuple[float, float, int, int]]:
@@ -379,3 +388,95 @@ def test_a_cut_answer_is_not_trained_to_end_where_it_was_cut(
         assert row["rejected"][-1] == EOS_ID
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["loss"])
+
+
+# Precision and memory
+
+
+def test_checkpointing_follows_memory(tiny_folder: Path, tiny_export: Export) -> None:
+    rows = [TokenizedPair([5] * 60, [6] * 40, [7] * 20), TokenizedPair([5] * 10, [6], [7])]
+    shape = load_shape(tiny_folder)
+    for method, sequences in (("dpo", 16), ("orpo", 16), ("sft", 8)):
+        spec = spec_of(method, tiny_folder, tiny_export)
+        # The longest row is 60 + 40 tokens; 8 pairs at once are 16 sequences, of which SFT reads 8.
+        plain = memory_bytes(spec.recipe, shape, rows=sequences, tokens=100, checkpointing=False)
+        assert not wants_checkpointing(spec, rows, free_bytes=int(plain * HEADROOM) + 1)
+        assert wants_checkpointing(spec, rows, free_bytes=int(plain * HEADROOM) - 1)
+    always = spec_of("dpo", tiny_folder, tiny_export, gradient_checkpointing=True)
+    assert wants_checkpointing(always, rows, free_bytes=10**15)
+
+
+@pytest.mark.parametrize(
+    ("method", "tuning"), [("dpo", "lora"), ("dpo", "full"), ("orpo", "lora"), ("sft", "full")]
+)
+def test_checkpointing_changes_no_loss(
+    make_trainer: MakeTrainer, method: Method, tuning: Tuning
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        trainer = make_trainer(method, 3, tuning=tuning, gradient_checkpointing=checkpointing)
+        assert trainer.args.gradient_checkpointing is checkpointing
+        trainer.train()
+        logs = trainer.state.log_history[:3]
+        found += [log["loss"] for log in logs] + [log["grad_norm"] for log in logs]
+    assert found[:6] == pytest.approx(found[6:], rel=1e-5)
+
+
+BF16_TOLERANCE = 0.02
+"""Relative, on the first four losses: bf16 keeps 8 bits; .005 was the worst measured on a CPU."""
+
+
+@pytest.mark.parametrize(("method", "tuning"), [("dpo", "lora"), ("orpo", "full"), ("sft", "lora")])
+def test_bf16_gives_the_losses_of_fp32(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, method: Method, tuning: Tuning
+) -> None:
+    found = []
+    for bf16 in (False, True):
+        monkeypatch.setattr(trainers, "trains_in_bf16", lambda _parameters, bf16=bf16: bf16)
+        trainer = make_trainer(method, 4, tuning=tuning)
+        assert trainer.args.bf16 is bf16
+        trainer.train()
+        found.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert found[0] != found[1]
+    assert found[0] == pytest.approx(found[1], rel=BF16_TOLERANCE)
+
+
+LOSSES = """
+import json, sys
+from pathlib import Path
+from alignment.run_store import RunFolder
+from alignment.training.trainers import build_trainer
+folder = RunFolder(Path(sys.argv[1]))
+trainer, _ = build_trainer(folder, folder.spec())
+trainer.train()
+logs = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+print(json.dumps([trainer.args.device.type, trainer.args.bf16, logs]))
+"""
+
+
+def losses_in_a_child(folder: RunFolder, **environment: str) -> tuple[str, bool, list[float]]:
+    """(device, whether in bf16, losses) of a process of its own with that environment."""
+    command = [sys.executable, "-c", LOSSES, str(folder.path)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    device, bf16, losses = json.loads(done.stdout.splitlines()[-1])
+    return device, bf16, losses
+
+
+if Path("/dev/nvidiactl").exists():  # Only a machine with a GPU can run it; no skip elsewhere.
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize(
+        ("method", "tuning"), [("dpo", "lora"), ("dpo", "full"), ("orpo", "lora"), ("sft", "full")]
+    )
+    def test_a_run_on_a_gpu_has_the_losses_of_one_on_the_processor(
+        tmp_path: Path, tiny_folder: Path, tiny_export: Export, method: Method, tuning: Tuning
+    ) -> None:
+        folder = RunFolder(tmp_path / "run")
+        copy_export(tiny_export, folder.dataset)
+        folder.write_spec(spec_of(method, tiny_folder, tiny_export, steps=4, tuning=tuning))
+        gpu, gpu_bf16, on_gpu = losses_in_a_child(folder)
+        cpu, cpu_bf16, on_cpu = losses_in_a_child(folder, CUDA_VISIBLE_DEVICES="")
+        assert (gpu, gpu_bf16, cpu, cpu_bf16) == ("cuda", True, "cpu", False)
+        assert on_gpu == pytest.approx(on_cpu, rel=BF16_TOLERANCE)
