@@ -8,11 +8,12 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from alignment.recipes import Recipe, TrainingSpec
 from annotation.faults import Fault
@@ -55,7 +56,9 @@ ACTIVE = frozenset({RunState.QUEUED, RunState.PREPARING, RunState.TRAINING, RunS
 class FinalMetrics:
     """How a finished run ended. The `eval_` figures are on held-out pairs, None without any.
 
-    `reward_accuracy` is the share of pairs whose chosen answer has the higher reward.
+    `reward_accuracy` is the share of pairs whose chosen answer has the higher reward. `steps` were
+    taken; the weights, and these figures, are those of `kept_step`: the last, or the best scored
+    one of a run that was stopped early. `tokens_per_s` leaves scoring and samples out.
     """
 
     loss: float
@@ -68,6 +71,7 @@ class FinalMetrics:
     eval_reward_margin: float | None = None
     steps: int | None = None
     stopped_early: bool = False
+    kept_step: int | None = None
     peak_memory_bytes: int | None = None
     tokens_per_s: float | None = None
 
@@ -77,7 +81,8 @@ class Status:
     """What state.json says. `process_started` is psutil's create_time of `pid`, in seconds.
 
     `job` is the Hub's id of a run that trains there. `recoveries` counts how often an app's start
-    went on with it, since a person last did.
+    went on with it, since a person last did. `kernel_kills` is how many processes the machine's
+    kernel had killed for want of memory when the process began.
     """
 
     state: RunState
@@ -90,6 +95,7 @@ class Status:
     process_started: float | None = None
     job: str | None = None
     recoveries: int = 0
+    kernel_kills: int | None = None
     cancel_requested: bool = False
     final: FinalMetrics | None = None
 
@@ -239,27 +245,28 @@ class RunFolder:
 
     def metrics(self) -> list[Metric]:
         """One metric a step, in order. A line that is still being written is left for later."""
-        try:
-            text = self.metrics_file.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        found: list[Metric] = []
-        for line in text.split("\n"):
-            # Only the last line can be half there; it does not parse, or lacks fields.
-            with contextlib.suppress(ValueError, TypeError):
-                found.append(Metric(**json.loads(line)))
-        return found
+        return _read_lines(self.metrics_file, Metric)
 
     def keep_metrics(self, through_step: int) -> None:
         """Forget steps after `through_step`: a resumed run takes them again."""
-        kept = [m for m in self.metrics() if m.step <= through_step]
-        draft = self.metrics_file.with_name(".metrics.jsonl")
-        draft.write_text("".join(_to_line(m) for m in kept), encoding="utf-8")
-        draft.replace(self.metrics_file)
+        _write_lines(self.metrics_file, [m for m in self.metrics() if m.step <= through_step])
 
     def append_metric(self, metric: Metric) -> None:
         with self.metrics_file.open("a", encoding="utf-8") as out:
             out.write(_to_line(metric))
+
+    def samples(self) -> list[Sample]:
+        """Every sample so far, in order of steps, the same prompts each time."""
+        return _read_lines(self.samples_file, Sample)
+
+    def keep_samples(self, through_step: int) -> None:
+        """Forget samples after `through_step`: a resumed run takes them again."""
+        if self.samples_file.exists():
+            _write_lines(self.samples_file, [s for s in self.samples() if s.step <= through_step])
+
+    def append_samples(self, samples: Sequence[Sample]) -> None:
+        with self.samples_file.open("a", encoding="utf-8") as out:
+            out.write("".join(map(_to_line, samples)))
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end."""
@@ -275,8 +282,30 @@ def hold_lock(runs: Path) -> Iterator[None]:
         yield
 
 
-def _to_line(metric: Metric) -> str:
-    return json.dumps(asdict(metric)) + "\n"
+_Row = TypeVar("_Row", Metric, Sample)
+
+
+def _read_lines(file: Path, kind: type[_Row]) -> list[_Row]:
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found: list[_Row] = []
+    for line in text.split("\n"):
+        # Only the last line can be half there; it does not parse, or lacks fields.
+        with contextlib.suppress(ValueError, TypeError):
+            found.append(kind(**json.loads(line)))
+    return found
+
+
+def _write_lines(file: Path, rows: Sequence[Metric] | Sequence[Sample]) -> None:
+    draft = file.with_name(f".{file.name}")
+    draft.write_text("".join(map(_to_line, rows)), encoding="utf-8")
+    draft.replace(file)
+
+
+def _to_line(row: Metric | Sample) -> str:
+    return json.dumps(asdict(row)) + "\n"
 
 
 def _write_json(file: Path, row: Mapping[str, object]) -> None:

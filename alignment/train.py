@@ -2,39 +2,63 @@
 
 Owns the walk from a queued run to its end. Reports through the run's folder alone and reaches no
 network. Heavy imports happen after the signal handler stands and the folder says what goes on.
+Of several processes that train one run, the main one alone reports.
 """
 
-import shutil
+import contextlib
+import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from alignment.recipes import TrainingSpec
 from alignment.run_store import FinalMetrics, RunFolder, RunState
-from alignment.training.progress import Stopped, StopSignal, one_line, say_stopped
+from alignment.training.checkpoints import (
+    checkpoint_to_resume,
+    clear,
+    make_room,
+    restore_best,
+    step_of,
+    tidy,
+)
+from alignment.training.ends import failure_line, kernel_kills
+from alignment.training.progress import (
+    Stopped,
+    StopSignal,
+    enter,
+    is_main_process,
+    say_failed,
+    say_stopped,
+)
+from alignment.training.samples import Sampler, sample_prompts
 from alignment.training.trainers import build_trainer
-from alignment.training.watch import folder_callback
-from alignment.training.weights import save_adapter
+from alignment.training.watch import NothingLeft, Watch, watch_callback
+from alignment.training.weights import save_weights
+from annotation.export import load_examples
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run to the end and say so in state.json; the exit status is 0 unless the run failed."""
     folder = RunFolder(Path(arguments[0]))
     stop = StopSignal()
-    signal.signal(signal.SIGTERM, stop.handle)
+    before = signal.signal(signal.SIGTERM, stop.handle)
     try:
-        _train(folder, stop)
+        with _one_voice():
+            _train(folder, stop)
     except Stopped:
         stop.deferred = True
         say_stopped(folder)
     except Exception as error:  # noqa: BLE001 -- the process boundary: reported in the folder
         stop.deferred = True
-        traceback.print_exc()
-        with folder.locked():
-            folder.move(RunState.FAILED, reason=one_line(error))
+        _report(folder, error)
         return 1
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return 0
 
 
@@ -42,45 +66,109 @@ def _train(folder: RunFolder, stop: StopSignal) -> None:
     started = time.monotonic()
     spec = folder.spec()
     print(f"{spec.method} on {spec.base.label}, {spec.examples} examples, {spec.steps} steps")  # noqa: T201
+    checkpoint = checkpoint_to_resume(folder)
+    done = step_of(checkpoint)
+    if is_main_process():
+        _go_back_to(folder, checkpoint)
     trainer, held_out = build_trainer(folder, spec)
-    trainer.add_callback(folder_callback(folder, stop))
-    checkpoint = folder.last_checkpoint()
-    done = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    sampler = Sampler(trainer, spec.base_path, sample_prompts(load_examples(folder.dataset)))
+    watch = Watch(folder, spec, trainer, held_out, sampler, stop)
+    watch.resume(checkpoint)
+    trainer.add_callback(watch_callback(watch))
     print(f"training from step {done}")  # noqa: T201
-    folder.keep_metrics(done)
-    _enter(folder, RunState.TRAINING)
+    enter(folder, RunState.TRAINING)
     stop.deferred = True
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with contextlib.suppress(NothingLeft):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     stop.deferred = False
     stop.check()
-    _enter(folder, RunState.EVALUATING)
-    evaluated = trainer.evaluate() if held_out else {}
+    if is_main_process():
+        earlier_s = next((m.seconds or 0.0 for m in folder.metrics() if m.step == done), 0.0)
+        _finish(folder, spec, watch, trainer, held_out, stop, started - earlier_s)
+    _leave_together(trainer)
+
+
+def _go_back_to(folder: RunFolder, checkpoint: Path | None) -> None:
+    """Forget all that happened after `checkpoint`, which will happen again."""
+    done = step_of(checkpoint)
+    tidy(folder, checkpoint)
+    folder.keep_metrics(done)
+    folder.keep_samples(done)
+    with folder.locked():
+        status = replace(folder.status(), step=done, kernel_kills=kernel_kills())
+        folder.write_status(status)
+
+
+def _finish(
+    folder: RunFolder,
+    spec: TrainingSpec,
+    watch: Watch,
+    trainer: Any,
+    held_out: int,
+    stop: StopSignal,
+    started: float,
+) -> None:
+    """Keep the weights, drop what was only needed on the way, and say how the run ended."""
+    memory, metrics = watch.memory, folder.metrics()
+    judgement = memory.judgement
+    if folder.status().state is RunState.TRAINING:
+        enter(folder, RunState.EVALUATING)
     stop.deferred = True
-    save_adapter(trainer.model, spec.base, folder.adapter)
-    _clear(folder.checkpoints)
-    last = folder.metrics()[-1]
+    if judgement.stop:
+        restore_best(trainer.model, folder)
+    peak_bytes = watch.peak_bytes
+    save_weights(trainer.model, spec, folder)
+    clear(folder)
+    kept = (
+        next(m for m in metrics if m.step == judgement.best_step) if judgement.stop else metrics[-1]
+    )
     final = FinalMetrics(
-        loss=last.loss,
-        reward_accuracy=last.reward_accuracy or 0.0,
-        reward_margin=last.reward_margin or 0.0,
+        loss=kept.loss,
+        reward_accuracy=kept.reward_accuracy or 0.0,
+        reward_margin=kept.reward_margin or 0.0,
         seconds=round(time.monotonic() - started, 1),
         eval_pairs=held_out,
-        eval_loss=evaluated.get("eval_loss"),
-        eval_reward_accuracy=evaluated.get("eval_rewards/accuracies"),
-        eval_reward_margin=evaluated.get("eval_rewards/margins"),
+        eval_loss=kept.eval_loss,
+        eval_reward_accuracy=kept.eval_reward_accuracy,
+        eval_reward_margin=kept.eval_reward_margin,
+        steps=metrics[-1].step,
+        stopped_early=judgement.stop,
+        kept_step=kept.step,
+        peak_memory_bytes=peak_bytes,
+        tokens_per_s=memory.tokens_per_s,
     )
     with folder.locked():
         folder.move(RunState.DONE, final=final)
 
 
-def _enter(folder: RunFolder, state: RunState) -> None:
-    with folder.locked():
-        folder.move(state)
+def _report(folder: RunFolder, error: Exception) -> None:
+    """Say in the folder why the run failed, then in the log where."""
+    if is_main_process():
+        make_room(folder)
+    reason = failure_line(error, step_of(folder.last_checkpoint()))
+    if not is_main_process():
+        reason = f"Process {os.environ['RANK']} of this run: {reason}"
+    say_failed(folder, reason)
+    # On a full disk the log can't be written either.
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
-def _clear(directory: Path) -> None:
-    for checkpoint in directory.iterdir():
-        shutil.rmtree(checkpoint)
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Only the main process prints; what the others have to say, such as errors, is on stderr."""
+    if is_main_process():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def _leave_together(trainer: Any) -> None:
+    """End the processes' group where there are several, once the main one has finished."""
+    if trainer.accelerator.num_processes > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -135,6 +135,7 @@ def test_a_finished_run_keeps_only_the_adapter_and_names_its_base(finished: Run)
         "dataset",
         "log.txt",
         "metrics.jsonl",
+        "samples.jsonl",
         "spec.json",
         "state.json",
     }
@@ -357,7 +358,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, export: Export)
     failed = runs.wait(run.id, timeout_s=60)
     assert failed.state is RunState.FAILED
     assert failed.reason is not None
-    assert failed.reason.startswith("The loss became nan at step 1: lower the learning rate")
+    assert failed.reason.startswith("The loss became nan at step 1: no weight had moved yet")
     assert runs.metrics(run_id=failed.id) == []
 
 
