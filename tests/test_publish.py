@@ -427,6 +427,12 @@ def test_a_card_counts_and_pins():
     assert "| beta | 0.1 |" in card
 
 
+def test_one_voter_is_one_voter():
+    card = build_card(lineage(voters=1), "ada/tuned")
+    assert "by 1 voter, each" in card
+    assert "1 voters" not in card
+
+
 PROBE = """
 import json, sys, torch
 ids = torch.tensor([[5, 6, 7, 8]])

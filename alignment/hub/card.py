@@ -113,11 +113,15 @@ def _summary(lineage: Lineage) -> str:
     return (
         f"{what} with {_training(lineage)} on votes collected with Votetune: "
         f"{lineage.examples} preference examples out of {lineage.votes} votes by "
-        f"{lineage.voters} voters, each on a blind pair of answers.\n\n"
+        f"{_voters(lineage)}, each on a blind pair of answers.\n\n"
         f"- Base: {_base(lineage)}, revision `{lineage.base_revision}`\n"
         f"- Dataset: sha256 of `train.jsonl` `{lineage.dataset_sha256}`\n"
         f"- Run: `{lineage.run}`, tagged `{lineage.tag}`; everything it pins is in `votetune.json`"
     )
+
+
+def _voters(lineage: Lineage) -> str:
+    return "1 voter" if lineage.voters == 1 else f"{lineage.voters} voters"
 
 
 def _training(lineage: Lineage) -> str:
@@ -195,7 +199,7 @@ def _limits(lineage: Lineage) -> str:
     size = f" {lineage.examples} examples are few: expect style to move more than content." * few
     return (
         "## Limits\n"
-        f"The {what} follows the taste of {lineage.voters} voters on the prompts that they saw, "
+        f"The {what} follows the taste of {_voters(lineage)} on the prompts voted on, "
         "and inherits what its base knows, gets wrong and must not be used for. Rewards and "
         f"margins above are training figures; they are no win rate.{bound}{size}"
     )

@@ -103,7 +103,7 @@ def align(
     if run.state is not RunState.DONE or run.status.final is None:
         raise SystemExit(f"Run {run.id} is {run.state}: {run.reason}")
     aligned = ModelRef(base.ref.base, base.ref.base_revision, run.id, "0" * 40)
-    generator = LocalGenerator(base, weights_path=lambda _: run.folder.adapter)
+    generator = LocalGenerator(base, weights_path=lambda _: run.folder.weights)
     answers = [
         [
             completions[0].text
