@@ -20,7 +20,7 @@ MEMORISED_ACCURACY, MEMORISED_GAP = 0.97, 0.25
 HELD_OUT_FALL = 0.1
 UNLEARNED_NATS = 0.1
 """Less than this between chosen and rejected, and odds of drawing either change by under 10 %."""
-UNLEARNED_LOSS = 0.02
+UNLEARNED_LOSS, UNLEARNED_MARGIN = 0.02, 1.1
 CHOSEN_FALL_FACTOR, CHOSEN_FALL_NATS = 2.0, 10.0
 CHOSEN_FALL_NATS_PER_TOKEN = 0.5
 LONGER_FACTOR, LONGER_TOKENS = 2.0, 30
@@ -233,7 +233,7 @@ def _unlearned(run: _Seen) -> Alarm | None:
         seen = f"The reward margin is still {margin:+.3f} and accuracy {accuracy:.2f}"
     else:
         before, after = run.first("loss"), run.last("loss")
-        if before is None or after is None or after < before * (1 - UNLEARNED_LOSS):
+        if before is None or after is None or _improved(run, before, after):
             return None
         seen = f"The loss is still {after:.3f}, from {before:.3f}"
     return Alarm(
@@ -243,6 +243,17 @@ def _unlearned(run: _Seen) -> Alarm | None:
         "does nothing with LoRA.",
         serious=True,
     )
+
+
+def _improved(run: _Seen, before: float, after: float) -> bool:
+    """Whether the loss fell, on training or held-out pairs, or the margin rose: any one will do."""
+    if after < before * (1 - UNLEARNED_LOSS):
+        return True
+    held_out = _values(run.metrics, "eval_loss")
+    if len(held_out) > 1 and held_out[-1] < held_out[0] * (1 - UNLEARNED_LOSS):
+        return True
+    margin, at_first = run.last("reward_margin"), run.first("reward_margin")
+    return margin is not None and at_first is not None and margin > UNLEARNED_MARGIN * at_first > 0
 
 
 def _chosen_falls(run: _Seen) -> Alarm | None:

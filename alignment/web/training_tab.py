@@ -12,7 +12,6 @@ import gradio as gr
 from alignment.alarms import alarms
 from alignment.diagnosis import Diagnosis
 from alignment.pipeline import Pipeline
-from alignment.places.jobs import jobs_quote
 from alignment.plan import plan_run
 from alignment.recipes import Loss, Method
 from alignment.runs import Run
@@ -59,7 +58,6 @@ class TrainingHandlers(Guarded):
         super().__init__(door)
         self._pipeline = pipeline
         self._checkup = checkup
-        self._settings = settings
         self.places = offered_places(settings)
 
     def prepare(self, seen: str, request: gr.Request, *form: Any) -> tuple[Any, ...]:
@@ -127,7 +125,7 @@ class TrainingHandlers(Guarded):
                 examples=diagnosis.examples,
             )
             if spec.where == "jobs":
-                takes = escape(jobs_quote(self._settings, spec).line)
+                takes = escape(self._pipeline.quote(options).line)
             else:
                 takes = say_estimate(self._pipeline.estimate(options))
         except Fault as fault:

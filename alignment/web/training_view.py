@@ -62,7 +62,8 @@ def _said(run: Run) -> str:
     if run.reason or final is None:
         return run.reason or _NOW.get(run.state, "")
     where = "It is in the Compare tab now: ask both models the same thing."
-    early = " Stopped early, where held-out accuracy was best." if final.stopped_early else ""
+    early = f" Stopped early; it is the model of step {final.kept_step}, which scored best."
+    early = early if final.stopped_early and final.kept_step else ""
     if final.eval_reward_accuracy is None:
         return f"Too few examples to hold any out: only a comparison tells if it is better. {where}"
     return (
