@@ -119,6 +119,13 @@ def train(
         float | None,
         typer.Option(help="Share of examples thought to be swapped; measured if unset (robust)."),
     ] = None,
+    length_penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="DPO's length guard a token: above 0 against growing answers, below 0 "
+            "against shrinking ones."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data order and of LoRA's start.")] = 0,
     wait: Wait = False,
 ) -> None:
@@ -135,6 +142,7 @@ def train(
         seed=seed,
         learning_rate=learning_rate,
         beta=beta,
+        length_penalty=length_penalty,
         flip_rate=flip_rate,
     )
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:

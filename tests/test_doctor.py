@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
+import app
 from alignment.base import ResolvedBase, resolve_base
 from alignment.checks.examples import is_degenerate
 from alignment.checks.material import Material
@@ -685,6 +687,37 @@ def test_the_command_reports_and_exits_by_what_blocks(tmp_path: Path) -> None:
     assert [f.kind for f in diagnosis.blocking] == ["examples"]
     assert len(diagnosis.tokens) == 3
     assert json.loads(blocked.stdout)["examples"] == 120
+
+
+def test_what_a_model_wrote_never_steers_a_terminal(
+    material_of: MakeMaterial, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [Case(first="\x1b]0;owned\x07 hi\n", second=f"It is {n}.") for n in range(20)]
+    diagnosis = diagnose(material_of(*cases), tiny_base(tiny))
+    assert diagnosis.finding("recurring") is not None
+    print_diagnosis(diagnosis, Console(width=80, no_color=True))
+    said = capsys.readouterr().out
+    assert "\\u001b·" in said
+    assert not {"\x1b", "\x07"} & set(said)
+
+
+def test_the_advised_command_is_one_that_the_command_line_takes(
+    material_of: MakeMaterial, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlap = [Case((A, B), "no", "It is.")] * 12 + [Case((A, A), "no", "It is.")] * 28
+    diagnosis = diagnose(material_of(*overlap, *[Case((A,), "no", "It is.")] * 60), tiny_base(tiny))
+    print_diagnosis(diagnosis, Console(width=120, no_color=True))
+    line = capsys.readouterr().out.rstrip().splitlines()[-1]
+    words = line.split("app.py train ")[1].split()
+    assert {"--loss", "--flip-rate", "--length-penalty"} <= set(words)
+    command = typer.main.get_command(app.cli).commands["train"]
+    asked = command.make_context("train", words).params
+    advised = diagnosis.advised
+    assert (asked["method"], asked["loss"]) == ("dpo", "robust")
+    assert (asked["flip_rate"], asked["length_penalty"]) == (
+        advised.flip_rate,
+        advised.length_penalty,
+    )
 
 
 def test_a_report_without_colours_says_the_same(

@@ -142,7 +142,8 @@ def _recurring(m: Material) -> Finding | None:
     if len(prompts) < RECURRENCES or share < MAX_OF_ONE_TEXT:
         title = "No answer is chosen again and again"
         return Finding("recurring", "ok", title, "Chosen answers differ.", value=share)
-    shown = text if len(text) <= 40 else f"{text[:39]}…"
+    said = "".join(c if c.isprintable() else " " for c in text)
+    shown = said if len(said) <= 40 else f"{said[:39]}…"
     return Finding(
         "recurring",
         "warning",

@@ -70,7 +70,7 @@ def check_tokens(
             if row.fits
         )
     except ChatError as error:
-        title, _, advice = str(error).rstrip(".").partition(": ")
+        title, _, advice = " ".join(str(error).split()).rstrip(".").rpartition(": ")
         meaning = "Training renders every example in the base's chat template."
         return TokenReport((Finding("template", "blocking", title, meaning, advice),), ())
     findings = [_dropped(rows, max_length), _truncated(rows, max_length), _spelled(tokenizer, rows)]
@@ -122,6 +122,7 @@ def _dropped(rows: Sequence[_Tokenized], max_length: int) -> Finding | None:
         return Finding("dropped", "blocking", title, meaning, advice, share)
     meaning = "Such a prompt leaves no room for an answer, and its example is left out."
     if not dropped:
+        meaning = f"Each leaves room for an answer within {max_length} tokens."
         return Finding("dropped", "ok", "Every prompt fits", meaning, value=share)
     return Finding("dropped", _level(share), title, meaning, "use shorter prompts", share)
 
@@ -138,6 +139,7 @@ def _truncated(rows: Sequence[_Tokenized], max_length: int) -> Finding | None:
     )
     if not cut:
         title = "Every answer fits"
+        meaning = f"A run reads {max_length} tokens of prompt and answer, and nothing is longer."
         return Finding("truncated", "ok", title, meaning, value=share)
     title = f"{cut} of {len(fitting)} examples are cut at {max_length} tokens"
     advice = "use shorter prompts and answers, or a base model with a longer window"

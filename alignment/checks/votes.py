@@ -80,7 +80,7 @@ def _agreement(m: Material) -> Finding:
     if flips is None:
         more = f"collect {MIN_OVERLAPS} pairs with two votes to rely on it"
         return Finding("agreement", "note", title, f"{differ}.", more, *figures)
-    meaning = f"{differ}; an example's sides are swapped with {percent(flips.of_examples)}."
+    meaning = f"{differ}, and {percent(flips.of_examples)} of examples have their sides swapped."
     if rate.capped:
         advice = "vote again with clearer rules: these votes differ as coin flips do"
         return Finding("agreement", "warning", title, meaning, advice, *figures)

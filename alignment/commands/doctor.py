@@ -16,7 +16,7 @@ _SIGNS: Mapping[Level, tuple[str, str]] = {
     "note": ("·", "cyan"),
     "ok": ("✓", "green"),
 }
-_ROLES = {"template": "magenta", "text": "", "end": "reverse"}
+_ROLES = {"template": "magenta", "text": "", "end": "bold green"}
 
 
 class BlockedError(Fault):
@@ -25,7 +25,8 @@ class BlockedError(Fault):
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     """The whole report, the worst first; as wide as the terminal."""
-    console.print(f"Data doctor: {diagnosis.examples} examples for {diagnosis.base}", style="bold")
+    title = f"Data doctor: {diagnosis.examples} examples for {diagnosis.base}"
+    console.print(title, style="bold", highlight=False)
     console.print()
     for finding in diagnosis.findings:
         _print_finding(finding, console)
@@ -57,12 +58,12 @@ def _print_finding(finding: Finding, console: Console) -> None:
 def _print_tokens(diagnosis: Diagnosis, console: Console) -> None:
     console.print()
     title = f"{len(diagnosis.tokens)} examples as the model sees them"
-    console.print(title, style="bold")
+    console.print(title, style="bold", highlight=False)
     legend = Text.assemble(
         "Each token with its id. ",
         ("From the chat template", _ROLES["template"]),
         ", said, ",
-        (" end of turn ", _ROLES["end"]),
+        ("end of turn", _ROLES["end"]),
         f". At most {diagnosis.max_length} tokens.",
     )
     console.print(Padding(legend, (0, 0, 1, 2)))
@@ -89,10 +90,15 @@ def _print_example(example: ExampleTokens, method: str, console: Console) -> Non
 def _pieces(pieces: Sequence[TokenPiece]) -> Text:
     text = Text()
     for piece in pieces:
-        shown = piece.text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
-        text.append(shown, style=_ROLES[piece.role])
+        text.append("".join(map(_visible, piece.text)), style=_ROLES[piece.role])
         text.append(f"·{piece.id}  ", style="dim")
     return text
+
+
+def _visible(character: str) -> str:
+    """The character, or a sign for one that can't be seen or could steer a terminal."""
+    sign = {"\n": "⏎", "\t": "⇥", " ": "␣"}.get(character)
+    return sign or (character if character.isprintable() else f"\\u{ord(character):04x}")
 
 
 def _command(diagnosis: Diagnosis) -> str:
