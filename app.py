@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alignment.recipes import Loss, Method
+from alignment.recipes import Loss, Method, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home
@@ -127,6 +127,10 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data order and of LoRA's start.")] = 0,
+    where: Annotated[
+        Where, typer.Option(help="A process here, several by accelerate, or a job on the Hub.")
+    ] = "here",
+    yes: Annotated[bool, typer.Option("--yes", help="Pay for a job without being asked.")] = False,
     wait: Wait = False,
 ) -> None:
     """Start a run on the votes as they are now and print its id."""
@@ -144,12 +148,18 @@ def train(
         beta=beta,
         length_penalty=length_penalty,
         flip_rate=flip_rate,
+        where=where,
     )
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
         estimate = pipeline.estimate(options)
+        if where == "jobs":
+            print(pipeline.quote(options).line, file=sys.stderr)
+            if not yes:
+                typer.confirm("Start it?", abort=True, err=True)
         run = pipeline.train(options)
         # After the start, so that a refused one says one line.
-        print(describe_estimate(estimate), file=sys.stderr)
+        if where != "jobs":
+            print(describe_estimate(estimate), file=sys.stderr)
         print(run.id, flush=True)
         if wait:
             _finish(pipeline.runs, run.id)
@@ -212,7 +222,7 @@ def publish(
     run_id: RunId,
     repo: Annotated[str, typer.Option(help="Name on the Hub, bare or with its owner.")],
 ) -> None:
-    """Push a finished run's adapter and card to the Hub."""
+    """Push a finished run's weights and card to the Hub."""
     from alignment.pipeline import open_pipeline
 
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:

@@ -16,11 +16,12 @@ from alignment.checks.material import Material
 from alignment.checks.votes import measure_flips
 from alignment.doctor import Diagnosis, diagnose, examine
 from alignment.estimate import Estimate, check_room, estimate_run
+from alignment.places.jobs import JobQuote, jobs_quote
 from alignment.places.known import known_places
 from alignment.places.warm import WarmWorker
 from alignment.plan import plan_run
 from alignment.publish import Published, publish_run
-from alignment.recipes import Method, TrainingOptions
+from alignment.recipes import Method, TrainingOptions, TrainingSpec
 from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
@@ -104,12 +105,7 @@ class Pipeline:
             if finding.level == "blocking":
                 raise RunError(finding.line)
         prepared = self.preview()
-        spec = plan_run(
-            self._settled(options),
-            base=self.base,
-            dataset_sha256=prepared.sha256,
-            examples=len(prepared.examples),
-        )
+        spec = self._plan(options, prepared)
         finished = [(r.spec, r.status.final) for r in self.runs.list()]
         estimate = estimate_run(
             spec,
@@ -120,6 +116,10 @@ class Pipeline:
         if options.where != "jobs":
             check_room(estimate)
         return estimate
+
+    def quote(self, options: TrainingOptions) -> JobQuote:
+        """What a job on the Hub for these options costs at most. Raises RunError."""
+        return jobs_quote(self._settings, self._plan(options, self.preview()))
 
     def train(self, options: TrainingOptions) -> Run:
         """Export the votes as they are now and start a run on them; returns at once.
@@ -133,6 +133,14 @@ class Pipeline:
             base=self.base,
             export=self.export(),
             min_examples=self._settings.min_examples,
+        )
+
+    def _plan(self, options: TrainingOptions, prepared: PreparedExport) -> TrainingSpec:
+        return plan_run(
+            self._settled(options),
+            base=self.base,
+            dataset_sha256=prepared.sha256,
+            examples=len(prepared.examples),
         )
 
     def _settled(self, options: TrainingOptions) -> TrainingOptions:
@@ -165,7 +173,7 @@ class Pipeline:
         )
 
     def publish(self, run_id: str, repo: str) -> Published:
-        """Push a finished run's adapter and card to the Hub as `repo`.
+        """Push a finished run's weights and card to the Hub as `repo`.
 
         A bare name goes under HUB_NAMESPACE. Raises PublishError without HF_TOKEN.
         """

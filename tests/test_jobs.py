@@ -23,7 +23,9 @@ from preferences import export_of
 from pydantic import SecretStr
 from small_files import write_adapter, write_model
 from tiny import make_tiny_model
+from typer.testing import CliRunner
 
+import app
 from alignment.base import ResolvedBase
 from alignment.hub.commits import commit_files
 from alignment.hub.jobs import JobRequest, JobsDoor
@@ -600,3 +602,33 @@ def test_without_the_token_a_run_is_left_to_whoever_has_it(
     with pytest.raises(RunError, match="needs HF_TOKEN"):
         blind.cancel(run.id)
     assert hub.jobs.only.stage == "RUNNING"
+
+
+def test_the_command_shows_the_price_and_asks_before_it_starts(
+    hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    export_of(tmp_path, EXAMPLES)
+    (tmp_path / f"journal-{EXAMPLES}.sqlite3").rename(home / "journal.sqlite3")
+    for name, value in {
+        "VOTETUNE_HOME": str(home),
+        "BASE_MODEL": "starter",
+        "HF_TOKEN": WRITER,
+        "JOBS_FLAVOR": "l4x1",
+        "JOBS_TIMEOUT": "2h",
+    }.items():
+        monkeypatch.setenv(name, value)
+    hub.jobs.stand_in = "raise SystemExit(1)"
+    price = "$0.80 an hour, ended after 2 h at the latest, so at most $1.60."
+    asked = ["train", "--method", "dpo", "--where", "jobs"]
+    no = CliRunner().invoke(app.cli, asked, input="n\n")
+    assert price in no.stderr
+    assert (no.exit_code, hub.jobs.jobs) == (1, {})
+    assert not (home / "runs").exists()
+    yes = CliRunner().invoke(app.cli, [*asked, "--yes"])
+    assert price in yes.stderr
+    run_id = yes.stdout.strip()
+    assert jobs_runs(home).wait(run_id, 20).state is RunState.FAILED
+    assert hub.jobs.only.posted["flavor"] == "l4x1"
+    assert hub.jobs.only.posted["timeoutSeconds"] == 7200

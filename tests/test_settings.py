@@ -52,6 +52,8 @@ def test_a_laptop_forgets_nothing() -> None:
         (AlignmentSettings, "BASE_REVISION", "a b"),
         (AlignmentSettings, "HUB_NAMESPACE", "a/b"),
         (AlignmentSettings, "MIN_EXAMPLES", "1"),
+        (AlignmentSettings, "JOBS_FLAVOR", "L4 x1"),
+        (AlignmentSettings, "JOBS_TIMEOUT", "soon"),
     ],
 )
 def test_a_bad_value_is_one_line_with_name_value_and_remedy(
