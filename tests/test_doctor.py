@@ -627,6 +627,16 @@ def test_blocking_data_starts_no_run_and_leaves_nothing(
     assert nothing_made(tmp_path / "home")
 
 
+def test_prompts_that_are_all_held_out_start_no_run(
+    pipeline: Pipeline, journal: Journal, tmp_path: Path
+) -> None:
+    prompt = next(filter(is_held_out, PROMPTS))
+    fill(journal, [Case(prompt=prompt) for _ in range(HOLD_OUT_FROM)])
+    with pytest.raises(RunError, match=r"^All 50 examples are held out: vote on more prompts\.$"):
+        pipeline.train(TrainingOptions("dpo"))
+    assert nothing_made(tmp_path / "home")
+
+
 def test_a_base_that_blocks_starts_no_run(journal: Journal, tmp_path: Path, bare: Path) -> None:
     fill(journal, healthy())
     home = Home(tmp_path / "home")

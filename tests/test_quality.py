@@ -155,11 +155,12 @@ def test_examples_flip_as_their_majorities_do_on_average() -> None:
 # Shares
 
 
-def test_a_share_has_wilsons_interval_and_the_exact_test() -> None:
-    found = share_of(60, 100)
+@pytest.mark.parametrize(("count", "total"), [(60, 100), (3, 17), (0, 9), (8, 8), (5, 10)])
+def test_a_share_has_wilsons_interval_and_the_exact_test(count: int, total: int) -> None:
+    found = share_of(count, total)
     assert found is not None
-    assert found.rate == 0.6
-    oracle = binomtest(60, 100)
+    assert found.rate == count / total
+    oracle = binomtest(count, total)
     interval = oracle.proportion_ci(method="wilson")
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
     assert found.p_value == pytest.approx(oracle.pvalue)
