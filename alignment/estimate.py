@@ -98,17 +98,19 @@ def estimate_run(
         seconds: float | None = _seconds_like(*like[-1], spec)
     else:
         seconds = None if free_gpu else step_seconds(spec, shape, lengths) * spec.steps + STARTUP_S
+    free = free_gpu or free_memory_bytes()
+    rows, longest = _rows(spec), lengths.longest
+    # As the trainer chooses it: twice the computing rather than no run.
+    checkpointing = spec.recipe.gradient_checkpointing or needs_checkpointing(
+        spec.recipe, shape, rows=rows, tokens=longest, free_bytes=free
+    )
     return Estimate(
         seconds=seconds,
         memory_bytes=memory_bytes(
-            spec.recipe,
-            shape,
-            rows=_rows(spec),
-            tokens=lengths.longest,
-            checkpointing=spec.recipe.gradient_checkpointing,
+            spec.recipe, shape, rows=rows, tokens=longest, checkpointing=checkpointing
         ),
         disk_bytes=disk_bytes(spec.recipe, shape),
-        free_memory_bytes=free_gpu or free_memory_bytes(),
+        free_memory_bytes=free,
         free_disk_bytes=shutil.disk_usage(_existing(home)).free,
         on_gpu=free_gpu is not None,
         from_earlier_run=bool(like),
@@ -154,19 +156,33 @@ def _duration(seconds: float) -> str:
 
 
 def load_shape(folder: Path) -> Shape:
-    """The shape of the model in `folder`, from config.json and the safetensors headers."""
+    """The shape of the model in `folder`, from config.json and the safetensors headers.
+
+    Raises RunError for a config.json that doesn't say how wide and how deep the model is.
+    """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+
+    def say(*names: str, default: int | None = None) -> int:
+        found = next((config[name] for name in names if config.get(name)), default)
+        if found is None:
+            raise RunError(
+                f"The base model's config.json names no {names[0]}: choose another base model."
+            )
+        return int(found)
+
     shapes = tensor_shapes(folder)
+    hidden = say("hidden_size", "n_embd", "d_model")
     linear = [s for name, s in shapes.items() if len(s) == 2 and not _is_embedding(name)]
     return Shape(
         parameters=sum(math.prod(s) for s in shapes.values()),
         linear=sum(math.prod(s) for s in linear),
         lora_sides=sum(sum(s) for s in linear),
-        hidden=int(config["hidden_size"]),
-        intermediate=int(config.get("intermediate_size") or 4 * int(config["hidden_size"])),
-        layers=int(config["num_hidden_layers"]),
-        vocabulary=int(config["vocab_size"]),
-        window=int(config.get("max_position_embeddings") or 1_000_000),
+        hidden=hidden,
+        intermediate=say("intermediate_size", "n_inner", default=4 * hidden),
+        layers=say("num_hidden_layers", "n_layer"),
+        vocabulary=say("vocab_size"),
+        window=say("max_position_embeddings", "n_positions", default=1_000_000),
     )
 
 

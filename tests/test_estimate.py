@@ -1,5 +1,6 @@
 """What a run is said to take beforehand: by hand on a made-up shape, and against a real run."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -71,6 +72,27 @@ def test_the_shape_is_read_from_headers(base: ResolvedBase) -> None:
     # Two embeddings of 259 rows, five norms of 48 besides.
     assert shape.parameters == linear + 2 * 259 * 48 + 5 * 48
     assert (shape.hidden, shape.layers, shape.vocabulary) == (48, 2, 259)
+
+
+def test_the_shape_is_read_by_the_names_of_other_families(tmp_path: Path) -> None:
+    config = {"n_embd": 48, "n_layer": 2, "vocab_size": 259, "n_positions": 64}
+    for held in (config, {"text_config": config}):
+        (tmp_path / "config.json").write_text(json.dumps(held))
+        shape = load_shape(tmp_path)
+        assert (shape.hidden, shape.layers, shape.window) == (48, 2, 64)
+        assert shape.intermediate == 4 * 48
+    (tmp_path / "config.json").write_text('{"hidden_size": 48}')
+    with pytest.raises(RunError, match="names no num_hidden_layers"):
+        load_shape(tmp_path)
+
+
+def test_the_estimate_computes_twice_where_memory_wants_it(
+    spec: TrainingSpec, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = load_examples(export.directory)
+    wide = estimate_run(spec, examples=examples, home=tmp_path)
+    monkeypatch.setattr(estimate, "free_memory_bytes", lambda: wide.memory_bytes)
+    assert estimate_run(spec, examples=examples, home=tmp_path).memory_bytes < wide.memory_bytes
 
 
 def test_memory_by_hand() -> None:
