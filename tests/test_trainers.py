@@ -325,6 +325,21 @@ def test_the_reference_of_a_full_dpo_is_the_frozen_base_and_no_second_model(
     assert loss_of(trainer) == pytest.approx(sum(losses) / 4, rel=1e-4)
 
 
+def test_a_full_dpo_resumes_with_the_base_as_its_reference(make_trainer: MakeTrainer) -> None:
+    whole = make_trainer("dpo", 4, tuning="full", learning_rate=5e-3)
+    whole.args.save_steps = 2
+    whole.train()
+    checkpoint = Path(whole.args.output_dir) / "checkpoint-2"
+    resumed = make_trainer("dpo", 4, tuning="full", learning_rate=5e-3)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    losses = [
+        [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        for trainer in (whole, resumed)
+    ]
+    assert len(losses[0]) == 4
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_model_tuned_in_full_is_saved_whole_in_the_dtype_of_its_base(
     make_trainer: MakeTrainer, tiny_export: Export, tmp_path: Path, dtype: str
