@@ -26,6 +26,12 @@ def _namespace(value: str) -> str:
     return value
 
 
+def _space(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", value):
+        raise ValueError("not a Space")
+    return value
+
+
 def _revision(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._/-]{1,200}", value):
         raise ValueError("not a revision")
@@ -82,6 +88,12 @@ class AlignmentSettings(BaseSettings):
     jobs_timeout: Annotated[int, BeforeValidator(_duration)] = Field(
         3600, ge=300, le=7 * 86400, description="seconds or 45m or 2h, from 5m to 168h"
     )
+    trackio_project: Annotated[str, AfterValidator(_namespace)] | None = Field(
+        None, description="a name of letters, digits, or - _ ."
+    )
+    trackio_space_id: Annotated[str, AfterValidator(_space)] | None = Field(
+        None, description="a Space as owner/name"
+    )
     generation_url: str | None = None
 
     @model_validator(mode="after")
@@ -90,5 +102,14 @@ class AlignmentSettings(BaseSettings):
         if self.generation_url:
             raise ValueError(
                 "GENERATION_URL is not supported yet: unset it to sample from local weights."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _space_needs_project_and_token(self) -> "AlignmentSettings":
+        if self.trackio_space_id and not (self.trackio_project and self.hf_token):
+            raise ValueError(
+                "TRACKIO_SPACE_ID needs TRACKIO_PROJECT and an HF_TOKEN that may write to the "
+                "Space: set both, or unset it."
             )
         return self

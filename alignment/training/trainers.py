@@ -25,6 +25,7 @@ from alignment.training.losses import (
     mean_logps,
 )
 from alignment.training.progress import TrainingError
+from alignment.training.tracking import tracking_arguments
 from annotation.export import load_examples
 
 SIDES = ("chosen", "rejected")
@@ -204,9 +205,9 @@ def _arguments(spec: TrainingSpec, output: Path, parameters: int) -> dict[str, A
         "save_steps": spec.checkpoint_steps,
         "save_total_limit": 2,
         "eval_strategy": "no",
-        "report_to": "none",
         "push_to_hub": False,
         "disable_tqdm": True,
+        **tracking_arguments(output.parent),
     }
 
 

@@ -23,6 +23,7 @@ from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
+from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, check_trackio, send_to_space
 from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
 from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
 from alignment.web.admin_view import ArgillaStatus
@@ -154,6 +155,19 @@ class Site:
         if self.warm is not None:
             self.warm.start()
             self._closing.callback(self.warm.stop)
+        self._start_tracking()
+
+    def _start_tracking(self) -> None:
+        project, space = self.alignment.trackio_project, self.alignment.trackio_space_id
+        if project and space and self.alignment.hf_token:
+            folder, token = self.home.root / TRACKIO_FOLDER, self.alignment.hf_token
+            mirror = SpaceMirror(
+                self.pipeline.runs,
+                folder,
+                lambda: send_to_space(folder, project, space, token.get_secret_value()),
+            )
+            mirror.start()
+            self._closing.callback(mirror.stop)
 
     def _may_warm(self) -> bool:
         # Voters come first: its imports would take a core from the first pairs, and from Argilla.
@@ -271,6 +285,8 @@ def serve_app(
     """
     signal.signal(signal.SIGTERM, _leave)
     prompts = load_prompts(annotation.prompts) if annotation.prompts else None
+    if alignment.trackio_project:
+        check_trackio()
     home = Home(annotation.votetune_home)
     if running := running_app(home):
         raise HomeError(
@@ -292,6 +308,9 @@ def serve_app(
                 log_level="warning",
                 access_log=False,
                 proxy_headers=False,
+                # Trackio brings uvloop and httptools, which uvicorn would take unasked.
+                loop="asyncio",
+                http="h11",
                 timeout_graceful_shutdown=GRACE_S,
             )
 
