@@ -185,6 +185,29 @@ def test_a_hub_in_trouble_is_one_line(
     assert "HTTP 503" in line
 
 
+def test_a_token_that_the_hub_refuses_is_one_line(
+    hub: HubDouble, base: ResolvedBase, export: Export, tmp_path: Path
+):
+    line = refused(tmp_path, base, export, token="hf_of_nobody_0000000000")
+    assert line == (
+        "The Hub does not say what a job costs: the Hub refused HF_TOKEN: set one that is valid."
+    )
+
+
+def test_no_network_is_one_line(
+    hub: HubDouble,
+    base: ResolvedBase,
+    export: Export,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert refused(tmp_path, base, export) == (
+        "The Hub does not say what a job costs: the connection to the Hub failed: "
+        "try again later, or train here."
+    )
+
+
 # One job a run, whatever the network does.
 
 

@@ -69,11 +69,12 @@ class Follower:
         self._stop = stop
         self._record = load_record(folder)
         self._mirror = FolderMirror(folder)
+        self._job_ended = False
 
     def run(self) -> None:
         """From wherever the run stands to done, failed or cancelled.
 
-        Raises Stopped when it shall end, RunError, PullError or HubError when it can't go on.
+        Raises Stopped when it shall end, RunError or HubError when it can't go on.
         """
         if is_over(self._folder):
             raise Stopped
@@ -107,7 +108,7 @@ class Follower:
         say_failed(self._folder, reason)
 
     def _cancel_job(self) -> None:
-        if self._record.commit is None:
+        if self._record.commit is None or self._job_ended:
             return
         job_id = self._folder.status().job
         if job_id is None:
@@ -138,10 +139,11 @@ class Follower:
         if record.commit is not None:
             return
         bundle = build_bundle(self._folder)
-        namespace = record.namespace or own_namespace(self._token)
-        repo = f"{namespace}/votetune-{run}"
-        _say(f"Sending the run to {repo}, a private dataset repository.")
+        repo = f"votetune-{run}"
         try:
+            namespace = record.namespace or own_namespace(self._token)
+            repo = f"{namespace}/{repo}"
+            _say(f"Sending the run to {repo}, a private dataset repository.")
             commit = commit_files(
                 repo,
                 bundle.files,
@@ -222,6 +224,7 @@ class Follower:
                     raise RunError(f"Job {job_id} can't be followed: {error}.") from None
             else:
                 if job.stage in ENDED:
+                    self._job_ended = True
                     break
             # The log ends with the job, so its end is the moment to look again.
             if reading.is_alive():
@@ -310,7 +313,7 @@ def _not_started(record: JobRecord, error: HubError) -> str:
             f"HF_TOKEN may not start jobs for {record.namespace}: give it the permission to run "
             "jobs, or set another HUB_NAMESPACE"
         )
-    return f"{text}: nothing runs, start again later." if error.passing else f"{text}."
+    return f"{text}: start a new run later." if error.passing else f"{text}."
 
 
 def _say(line: str) -> None:

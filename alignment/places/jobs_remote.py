@@ -2,7 +2,7 @@
 
 Started by jobs_bootstrap on a machine of the Hub. Its own run folder is told line by line through
 the log (jobs_report); in the end weights and folder go to the run's private model repository as one
-commit. The training child has neither token nor network.
+commit. The training child has neither token nor network, and one GPU of however many there are.
 """
 
 import json
@@ -149,6 +149,8 @@ def _resolve(errand: Errand, spec: TrainingSpec, home: Path) -> ResolvedBase:
 def _train(folder: RunFolder, token: str) -> None:
     """Train `folder` in a child and tell what it tells, until it has ended."""
     here = Here()
+    # Of several GPUs transformers would make one slow DataParallel.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     with folder.locked():
         handle = here.spawn(folder)
         moved = folder.move(RunState.PREPARING)
