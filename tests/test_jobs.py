@@ -230,6 +230,17 @@ def test_a_refused_request_is_asked_again_and_starts_one_job(hub: HubDouble):
     assert hub.jobs.only.posted["labels"]["votetune-run"] == "dpo-1"
 
 
+@pytest.mark.parametrize("status", [400, 503])
+def test_a_job_that_has_ended_needs_no_cancel(status: int, hub: HubDouble):
+    hub.jobs.stand_in = "pass"
+    door = JobsDoor("ada", WRITER, lambda _: None)
+    job = door.start_once(request())
+    until(lambda: hub.jobs.only.stage == "COMPLETED")
+    hub.fail("/cancel$", status, times=9)
+    door.cancel(job.id)
+    assert len(hub.lines("/cancel$")) == 1
+
+
 def test_another_run_has_a_job_of_its_own(hub: HubDouble):
     door = JobsDoor("ada", WRITER)
     assert door.start_once(request("dpo-1")).id != door.start_once(request("dpo-2")).id

@@ -94,10 +94,15 @@ class JobsDoor:
 
     def cancel(self, job_id: str) -> None:
         """Have the job ended; one that has ended already stays as it is."""
-        call_again(
-            lambda: self._api.cancel_job(job_id=job_id, namespace=self.namespace),
-            sleep=self.sleep,
-        )
+
+        def attempt() -> None:
+            try:
+                call(lambda: self._api.cancel_job(job_id=job_id, namespace=self.namespace))
+            except HubError:
+                if self.inspect(job_id).stage not in ENDED:
+                    raise
+
+        call_again(attempt, sleep=self.sleep)
 
     def lines(self, job_id: str) -> Iterator[str]:
         """Every line that the job wrote, from its first, until it has ended.
