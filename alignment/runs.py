@@ -26,6 +26,7 @@ from alignment.run_store import (
     Status,
     hold_lock,
 )
+from alignment.training.ends import vanished_line
 from annotation.export import Export, copy_export
 from annotation.schema import utc_now
 
@@ -186,7 +187,7 @@ class Runs:
             if run.status.cancel_requested:
                 run.folder.move(RunState.CANCELLED, reason=CANCELLED)
             else:
-                run.folder.move(RunState.INTERRUPTED, reason=_lost(run))
+                run.folder.move(RunState.INTERRUPTED, reason=vanished_line(run.status))
 
     def _refuse_second(self) -> None:
         self._settle()
@@ -251,14 +252,6 @@ class Runs:
             if _ID.fullmatch(path.name) and (path / "state.json").is_file()
         ]
         return sorted(runs, key=lambda run: (run.status.created_at, run.id))
-
-
-def _lost(run: Run) -> str:
-    again = " for the second time" if run.status.recoveries else ""
-    return (
-        f"The training process ended{again} while {run.state}, killed or out of memory: "
-        "see log.txt, and resume it."
-    )
 
 
 def _read(folder: RunFolder) -> Run:

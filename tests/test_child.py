@@ -684,14 +684,20 @@ def test_a_child_gone_without_a_word_was_killed_and_the_kernel_tells_whether_for
     assert ends.kernel_kills() == 4
     now = psutil.boot_time() + 60
     status = Status(RunState.TRAINING, WHEN, WHEN, process_started=now, kernel_kills=4)
-    killed = "The training process was killed while training, probably"
-    assert ends.vanished_line(status).startswith(f"{killed} not for want of memory")
+    killed = "The training process was killed while training"
+    unknown = f"{killed}, by someone or for want of memory: see log.txt, and resume it."
+    assert ends.vanished_line(status) == unknown
     vmstat.write_text("oom_kill 5\n")
-    assert ends.vanished_line(status).startswith(f"{killed} for want of memory: ")
+    assert ends.vanished_line(status) == (
+        f"{killed}, probably for want of memory: use a smaller base model or end other programs, "
+        "and resume it."
+    )
     vmstat.unlink()
-    assert ends.vanished_line(status).startswith(f"{killed} for want of memory: ")
+    assert ends.vanished_line(status) == unknown
     earlier = replace(status, process_started=psutil.boot_time() - 60)
-    assert "when the machine restarted" in ends.vanished_line(earlier)
+    assert ends.vanished_line(earlier) == (
+        "The machine restarted while the run was training: resume it."
+    )
 
 
 def test_only_the_first_of_several_processes_writes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,17 +65,17 @@ def vanished_line(status: Status) -> str:
 
     A child reports its own errors and SIGTERM, so it was killed, or it crashed in native code.
     """
-    gone = f"The training process ended while {status.state}"
+    again = " for the second time" if status.recoveries else ""
     if status.process_started is not None and psutil.boot_time() > status.process_started:
-        return f"{gone}, when the machine restarted: resume it."
-    killed = f"The training process was killed while {status.state}, probably"
-    kills = kernel_kills()
-    if kills is None or status.kernel_kills is None or kills > status.kernel_kills:
+        return f"The machine restarted{again} while the run was {status.state}: resume it."
+    killed = f"The training process was killed{again} while {status.state}"
+    before, now = status.kernel_kills, kernel_kills()
+    if before is not None and now is not None and now > before:
         return (
-            f"{killed} for want of memory: resume it with fewer programs running, use a smaller "
-            "base model, or see log.txt."
+            f"{killed}, probably for want of memory: use a smaller base model or end other "
+            "programs, and resume it."
         )
-    return f"{killed} not for want of memory: resume it, or see log.txt for why."
+    return f"{killed}, by someone or for want of memory: see log.txt, and resume it."
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
