@@ -96,7 +96,7 @@ def test_the_flip_rate_is_robusts_alone(make_trainer: MakeTrainer) -> None:
 @pytest.mark.parametrize(
     ("loss", "sft_weight"), [*((loss, 0.0) for loss in get_args(Loss)), ("robust", 0.5)]
 )
-def test_every_loss_runs_is_finite_and_falls(
+def test_every_loss_runs_is_finite_falls_and_raises_the_margin(
     make_trainer: MakeTrainer, loss: Loss, sft_weight: float
 ) -> None:
     trainer = make_trainer("dpo", 4, loss=loss, flip_rate=0.1, sft_weight=sft_weight)
@@ -114,6 +114,10 @@ def test_every_loss_runs_is_finite_and_falls(
     assert len(logs) == 4
     assert all(math.isfinite(log["loss"]) and math.isfinite(log["grad_norm"]) for log in logs)
     assert whole_loss() < before - 1e-4
+    # discopop's slope at Δ = 0 is (1 - log 2)/(4·.05) - 1/4 - 1/2 > 0: it begins the wrong way.
+    # apo_down's is 0 for the chosen answer, so that its margin may go either way.
+    margin = trainer._metrics["eval"]["rewards/margins"][-1]
+    assert loss == "apo_down" or (margin > 0) is (loss != "discopop")
 
 
 # Length guards
