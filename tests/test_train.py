@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from alignment.chat import end_of_turn_ids, render_chat
-from alignment.recipes import Method
+from alignment.recipes import Method, Tuning
 from alignment.training.data import split_held_out, tokenize_example, tokenize_examples
 from alignment.training.losses import completion_nll
 from alignment.training.weights import save_adapter
@@ -156,11 +156,12 @@ def test_the_reference_of_dpo_is_the_base(make_trainer: MakeTrainer, tiny_folder
     assert abs(moved - own) > 0.1
 
 
+@pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_orpo_loss_is_the_papers_with_its_nll_on_the_completion_only(
-    make_trainer: MakeTrainer,
+    make_trainer: MakeTrainer, tuning: Tuning
 ) -> None:
     weight = 0.7
-    trainer = make_trainer("orpo", beta=weight)
+    trainer = make_trainer("orpo", beta=weight, tuning=tuning)
     shake(trainer)
     trainer.model.eval()
     with torch.no_grad():

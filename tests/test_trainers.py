@@ -179,8 +179,11 @@ def test_ld_alpha_weighs_the_tokens_beyond_the_shorter_answer(make_trainer: Make
 # SFT
 
 
-def test_sft_is_the_nll_of_the_chosen_completions_tokens_alone(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer("sft", micro_batch=4, batch_size=8)
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_sft_is_the_nll_of_the_chosen_completions_tokens_alone(
+    make_trainer: MakeTrainer, tuning: Tuning
+) -> None:
+    trainer = make_trainer("sft", micro_batch=4, batch_size=8, tuning=tuning)
     shake(trainer)
     tokens: list[float] = []
     for row in rows_of(trainer)[:4]:
