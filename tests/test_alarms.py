@@ -14,11 +14,11 @@ from alignment.pace import remaining_s, say_duration, tokens_per_s
 from alignment.recipes import Method, Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import Metric, RunState, Sample
 from alignment.runs import Runs
-from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
-from annotation.export import Export, export_preferences
-from annotation.journal import Journal, JournalReader
-from annotation.schema import Choice, Completion, ModelRef, Pair, Sampling, Split, Vote
-from tests.preferences import TINY, WHEN
+from alignment.starter import STARTER_DIR, starter_revision
+from annotation.export import export_preferences
+from annotation.journal import JournalReader
+from annotation.schema import ModelRef
+from tests.preferences import TINY
 
 STARTER = ModelRef("starter", starter_revision())
 STEPS = 60
@@ -206,15 +206,6 @@ def test_serious_alarms_come_first() -> None:
 # The starter, trained for real
 
 
-def trained(folder: Path, export: Export, steps: int) -> list[str]:
-    base = ResolvedBase(STARTER, STARTER_DIR, is_starter=True, notice=None)
-    runs = Runs(folder)
-    options = TrainingOptions("dpo", steps=steps)
-    run = runs.wait(runs.start(options, base=base, export=export).id, timeout_s=200)
-    assert run.state is RunState.DONE, run.reason
-    return [alarm.name for alarm in alarms(runs.metrics(run.id), [], run.spec)]
-
-
 @pytest.mark.slow
 @pytest.mark.argilla
 def test_a_healthy_run_of_the_starter_raises_no_alarm(
@@ -223,22 +214,12 @@ def test_a_healthy_run_of_the_starter_raises_no_alarm(
     journal = JournalReader(voted_app.home / "journal.sqlite3")
     export = export_preferences(journal, tmp_path / "export")
     journal.close()
-    assert trained(tmp_path, export, steps=30) == []
-
-
-@pytest.mark.slow
-def test_pairs_that_one_phrase_tells_apart_are_too_easy(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.sqlite3")
-    prompts = [p for p in starter_prompts() if p.split is Split.TRAIN][:80]
-    for n, prompt in enumerate(prompts):
-        told = (f"It is number {n}. I hope that helps.", f"number {n}")
-        completions = tuple(Completion(text, STARTER, Sampling()) for text in told)
-        journal.add_pairs([Pair(f"pair-{n}", prompt, completions, WHEN)]).result(10)
-        vote = Vote(f"vote-{n}", f"pair-{n}", "anon-1", Choice.A, False, WHEN)
-        journal.add_vote(vote).result(10)
-    export = export_preferences(journal, tmp_path / "export")
-    journal.close()
-    assert trained(tmp_path, export, steps=8) == ["too_easy"]
+    base = ResolvedBase(STARTER, STARTER_DIR, is_starter=True, notice=None)
+    runs = Runs(tmp_path)
+    options = TrainingOptions("dpo", steps=30)
+    run = runs.wait(runs.start(options, base=base, export=export).id, timeout_s=250)
+    assert run.state is RunState.DONE, run.reason
+    assert alarms(runs.metrics(run.id), run.folder.samples(), run.spec) == []
 
 
 # How long it still takes

@@ -82,9 +82,23 @@ def build_bakeoff_section(handlers: BakeoffHandlers, page: gr.Blocks, timer: gr.
     gr.Markdown("## Bake-off")
     gr.Markdown(INTRO)
     with gr.Row():
-        start = gr.Button(f"Train all {len(METHODS)} and compare", elem_id="admin-bakeoff-start")
-        cancel = gr.Button("Cancel", elem_id="admin-bakeoff-cancel", interactive=False)
-        resume = gr.Button("Resume", elem_id="admin-bakeoff-resume", interactive=False)
+        start = gr.Button(
+            f"Train all {len(METHODS)} and compare",
+            elem_id="admin-bakeoff-start",
+            interactive=False,
+            scale=0,
+            min_width=220,
+        )
+        cancel, resume = (
+            gr.Button(
+                name,
+                elem_id=f"admin-bakeoff-{name.lower()}",
+                interactive=False,
+                scale=0,
+                min_width=130,
+            )
+            for name in ("Cancel", "Resume")
+        )
     told = gr.HTML(elem_id="admin-bakeoff", padding=False)
     seen = gr.State({})
 

@@ -24,7 +24,9 @@ ADVISED = "as advised"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the Options say; None leaves it to the preset and to the doctor's advice."""
+    """What the Options say; None, and 0, which an emptied field sends, leave it to the preset
+    and to the doctor's advice.
+    """
 
     method: Method = "dpo"
     loss: str = ADVISED
@@ -52,7 +54,7 @@ class Form:
             "seed": int(self.seed) if self.seed is not None else None,
             "learning_rate": self.learning_rate or None,
             "beta": self.beta or None,
-            "flip_rate": self.flip_rate,
+            "flip_rate": self.flip_rate or None,
             "loss": self.loss if own_loss and self.method == "dpo" else None,
         }
         return replace(options, **{k: v for k, v in given.items() if v is not None})
@@ -83,6 +85,8 @@ def draw_plan(spec: TrainingSpec, takes: str, reasons: Sequence[str]) -> str:
     """What pressing Train would do, what it takes, and why with these settings."""
     recipe = spec.recipe
     loss = f" with the {recipe.loss} loss" if spec.method == "dpo" else ""
+    if spec.flip_rate:
+        loss += f" at a flip rate of {spec.flip_rate:.2g}"
     tuning = "a LoRA adapter" if recipe.tuning == "lora" else "all weights"
     beta = "" if spec.method == "sft" else f", beta {recipe.beta:g}"
     where = "" if spec.where == "here" else f" It runs {_WHERE_SAID[spec.where]}."

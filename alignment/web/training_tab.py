@@ -186,13 +186,22 @@ def _build_options(handlers: TrainingHandlers) -> list[gr.components.Component]:
             where = gr.Radio(handlers.places, value="here", label="Where")
         with gr.Row():
             numbers = [
-                gr.Number(None, label=label, precision=precision, minimum=0, min_width=120)
-                for label, precision in (
-                    ("Steps", 0),
-                    ("Seed", 0),
-                    ("Learning rate", None),
-                    ("Beta", None),
-                    ("Flip rate, 0 to 0.45", None),
+                # Without a placeholder an empty field would show, and send, 0.
+                gr.Number(
+                    None,
+                    label=label,
+                    placeholder=unset,
+                    precision=precision,
+                    minimum=0,
+                    min_width=140,
+                    elem_id=f"admin-{label.split()[0].lower()}",
+                )
+                for label, unset, precision in (
+                    ("Steps", "by the examples", 0),
+                    ("Seed", "0", 0),
+                    ("Learning rate", "by the preset", None),
+                    ("Beta", "by the preset", None),
+                    ("Flip rate, 0 to 0.45", "as measured", None),
                 )
             ]
     return [method, loss, tuning, where, *numbers]
@@ -202,9 +211,13 @@ def _build_watch(handlers: TrainingHandlers) -> tuple[gr.Dropdown, tuple[list[An
     """What shows a run, and the inputs and outputs of `watch`."""
     gr.Markdown("### The run")
     with gr.Row(equal_height=True):
-        run = gr.Dropdown([], label="Run", elem_id="admin-run", min_width=260)
-        cancel = gr.Button("Cancel", elem_id="admin-cancel", interactive=False, scale=0)
-        resume = gr.Button("Resume", elem_id="admin-resume", interactive=False, scale=0)
+        run = gr.Dropdown([], label="Run", elem_id="admin-run", min_width=300)
+        cancel, resume = (
+            gr.Button(
+                name, elem_id=f"admin-{name.lower()}", interactive=False, scale=0, min_width=130
+            )
+            for name in ("Cancel", "Resume")
+        )
     progress = gr.HTML(elem_id="admin-progress", padding=False)
     alarmed = gr.HTML(elem_id="admin-alarms", padding=False)
     pictures = gr.HTML(elem_id="admin-pictures", padding=False)
