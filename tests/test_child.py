@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,9 +35,10 @@ from alignment.training.early_stop import (
     scored_steps,
     tolerated_drop,
 )
-from alignment.training.progress import TrainingError, is_main_process, to_metric
+from alignment.training.progress import StopSignal, TrainingError, is_main_process, to_metric
 from alignment.training.samples import PROMPTS, Sampler, sample_prompts
 from alignment.training.trainers import build_trainer
+from alignment.training.watch import Watch
 from annotation.export import Export, copy_export, load_examples
 from annotation.schema import PreferenceExample
 from tests.preferences import TINY, WHEN, export_of
@@ -339,9 +341,6 @@ def test_time_memory_and_tokens_are_measured(unbroken: RunFolder) -> None:
 def test_tokens_are_those_of_both_sides_with_their_prompts(make_run: MakeRun) -> None:
     folder = make_run(steps=1)
     trainer, _ = build_trainer(folder, folder.spec())
-    from alignment.training.progress import StopSignal
-    from alignment.training.watch import Watch
-
     prompts = sample_prompts(load_examples(folder.dataset))
     sampler = Sampler(trainer, folder.spec().base_path, prompts)
     watch = Watch(folder, folder.spec(), trainer, 9, sampler, StopSignal())
@@ -481,7 +480,7 @@ class SigtermOnce:
     [
         # The third time that held-out pairs are scored is step 6, the second samples are step 8's.
         ("_score", 3, 6),
-        ("_samples", 2, 8),
+        ("_generate", 2, 8),
         ("_score", 8, STEPS),
     ],
 )
@@ -493,11 +492,9 @@ def test_sigterm_while_measuring_keeps_the_step_and_measures_it_later(
     count: int,
     step: int,
 ) -> None:
-    from alignment.training.watch import Watch
-
-    owner, name = (Watch, "_score") if where == "_score" else (Sampler, "_generate")
-    told = SigtermOnce(getattr(owner, name), count)
-    monkeypatch.setattr(owner, name, told)
+    owner = Watch if where == "_score" else Sampler
+    told = SigtermOnce(getattr(owner, where), count)
+    monkeypatch.setattr(owner, where, told)
     folder = make_run()
     assert run_child(folder) is RunState.INTERRUPTED
     assert time.monotonic() - told.sent_at < 2
@@ -513,13 +510,11 @@ def test_sigterm_while_measuring_keeps_the_step_and_measures_it_later(
 def test_a_run_stopped_again_and_again_ends_as_if_nothing_had_happened(
     make_run: MakeRun, unbroken_orpo: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import alignment.training.watch as watch
-
     folder = make_run("orpo")
     # Mid-epoch, at an epoch's end, at a checkpoint's step: 51 pairs are 7 batches.
     for step in (3, 7, 10):
-        told = SigtermOnce(watch.Watch.step_ended, step - folder.status().step)
-        monkeypatch.setattr(watch.Watch, "step_ended", told)
+        told = SigtermOnce(Watch.step_ended, step - folder.status().step)
+        monkeypatch.setattr(Watch, "step_ended", told)
         assert run_child(folder) is RunState.INTERRUPTED
         assert folder.status().step == step
         folder.move(RunState.QUEUED)
@@ -528,21 +523,24 @@ def test_a_run_stopped_again_and_again_ends_as_if_nothing_had_happened(
     assert_same_run(trained(folder), unbroken_orpo)
 
 
-@pytest.fixture
-def interrupted(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+@pytest.fixture(scope="module")
+def stopped_at_13(make_run: MakeRun) -> RunFolder:
     """A run that was told to end after step 13, with checkpoints at 10 and 13."""
-    import alignment.training.watch as watch
-
     folder = make_run()
-    told = SigtermOnce(watch.Watch.step_ended, 13)
-    monkeypatch.setattr(watch.Watch, "step_ended", told)
-    assert run_child(folder) is RunState.INTERRUPTED
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watch, "step_ended", SigtermOnce(Watch.step_ended, 13))
+        assert run_child(folder) is RunState.INTERRUPTED
     assert sorted(c.name for c in folder.checkpoints.glob("checkpoint-*")) == [
         "checkpoint-10",
         "checkpoint-13",
     ]
     return folder
+
+
+@pytest.fixture
+def interrupted(stopped_at_13: RunFolder, tmp_path: Path) -> RunFolder:
+    """A copy of it, to damage."""
+    return RunFolder(shutil.copytree(stopped_at_13.path, tmp_path / "run"))
 
 
 def test_a_damaged_checkpoint_is_left_out_for_the_one_before(
