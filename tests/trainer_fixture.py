@@ -30,8 +30,11 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 
 @pytest.fixture
-def make_trainer(tiny_folder: Path, tiny_export: Export, tmp_path: Path) -> MakeTrainer:
+def make_trainer(
+    tiny_folder: Path, tiny_export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> MakeTrainer:
     made = itertools.count()
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # as the training child has it
 
     def make(
         method: Method,
