@@ -1,5 +1,7 @@
 """Runs over several processes: the same losses as one, ended together, refused for a bad config."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ import pytest
 import alignment.runs
 from alignment.base import ResolvedBase
 from alignment.places.accelerated import Accelerated, read_launch
+from alignment.places.child import ROOT, child_environment
 from alignment.places.here import Here
 from alignment.plan import plan_run
 from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
@@ -22,6 +25,7 @@ from alignment.training.progress import TrainingError
 from annotation.export import Export
 from annotation.settings import SettingsError, load_settings
 from tests.preferences import export_of, tiny_base
+from tests.running_app import free_port
 from tests.tiny import make_tiny_model
 
 TWO_ON_CPU = """\
@@ -100,6 +104,32 @@ def in_halves(options: TrainingOptions, **pinned: object) -> TrainingSpec:
     spec = plan_run(options, **pinned)  # type: ignore[arg-type]
     assert (spec.recipe.batch_size, spec.recipe.micro_batch) == (8, 8)
     return replace(spec, recipe=replace(spec.recipe, micro_batch=4))
+
+
+def test_a_second_machine_joins_with_the_command_of_the_readme(
+    runs: Runs, base: ResolvedBase, export: Export, config: Path
+) -> None:
+    config.write_text(
+        TWO_ON_CPU.replace("num_machines: 1", "num_machines: 2")
+        + f"main_process_port: {free_port()}\n"
+    )
+    options = TrainingOptions("sft", steps=2, where="accelerate")
+    run = runs.start(options, base=base, export=export)
+    launcher = ("-m", "accelerate.commands.launch", "--config_file", str(config))
+    joins = ("--machine_rank", "1", "--multi_gpu", "-m", "alignment.train", str(run.folder.path))
+    environment = child_environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    with run.folder.path.with_name("second.txt").open("wb") as log:
+        second = subprocess.Popen(
+            [sys.executable, *launcher, *joins], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    try:
+        done = runs.wait(run.id, timeout_s=150)
+        assert done.state is RunState.DONE, done.reason
+        assert second.wait(30) == 0
+    finally:
+        second.kill()
+        second.wait(10)
+    assert [m.step for m in runs.metrics(run.id)] == [1, 2]
 
 
 def test_a_cancel_ends_every_process_within_two_seconds(

@@ -19,14 +19,19 @@ def waiting_bases(home: Path) -> set[str]:
     return {"starter" if '"starter"' in str(row) else "other" for row in rows}
 
 
+def has_warm_trainer(app: psutil.Process) -> bool:
+    return any("alignment.places.warm" in child.cmdline() for child in app.children())
+
+
 def test_another_base_on_a_home_without_votes_shows_only_its_own_pairs(tmp_path: Path) -> None:
     home = tmp_path / "home"
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("".join(f"Say the number {n}.\n" for n in range(60)))
-    first = start_app(home, env={"PROMPTS": str(prompts)})
+    first = start_app(home, env={"PROMPTS": str(prompts), "WARM_TRAINER": "true"})
     assert waiting_bases(home) == {"starter"}
-    children = psutil.Process(first.process.pid).children(recursive=True)
-    assert children
+    app = psutil.Process(first.process.pid)
+    first.wait_for("warm trainer", lambda _: has_warm_trainer(app))
+    children = app.children(recursive=True)
     first.stop()
     gone_by = time.monotonic() + 15
     while any(child.is_running() for child in children) and time.monotonic() < gone_by:
