@@ -58,12 +58,13 @@ class FinalMetrics:
 
     `reward_accuracy` is the share of pairs whose chosen answer has the higher reward. `steps` were
     taken; the weights, and these figures, are those of `kept_step`: the last, or the best scored
-    one of a run that was stopped early. `tokens_per_s` leaves scoring and samples out.
+    one of a run that was stopped early. `tokens_per_s` leaves scoring and samples out. SFT's steps
+    have no rewards.
     """
 
     loss: float
-    reward_accuracy: float
-    reward_margin: float
+    reward_accuracy: float | None
+    reward_margin: float | None
     seconds: float
     eval_pairs: int = 0
     eval_loss: float | None = None

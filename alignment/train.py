@@ -124,8 +124,8 @@ def _finish(
     )
     final = FinalMetrics(
         loss=kept.loss,
-        reward_accuracy=kept.reward_accuracy or 0.0,
-        reward_margin=kept.reward_margin or 0.0,
+        reward_accuracy=kept.reward_accuracy,
+        reward_margin=kept.reward_margin,
         seconds=round(time.monotonic() - started, 1),
         eval_pairs=held_out,
         eval_loss=kept.eval_loss,

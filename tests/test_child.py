@@ -428,6 +428,7 @@ def test_a_run_that_learns_what_its_held_out_pairs_say_goes_to_its_end(
     final = final_of(folder)
     assert (final.steps, final.stopped_early, final.kept_step) == (12, False, 12)
     assert final.eval_reward_accuracy is not None
+    assert (final.reward_accuracy is None) is (method == "sft")
     assert list(folder.checkpoints.iterdir()) == []
 
 
@@ -640,6 +641,30 @@ def test_a_full_disk_fails_in_one_line_and_keeps_the_last_good_checkpoint(
     assert names == {"checkpoint-5", BEST}
     monkeypatch.undo()
     assert_same_run(resumed(folder), unbroken)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_run_that_failed_after_its_last_step_takes_no_step_more(
+    make_run: MakeRun,
+    larger_export: Export,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    early: bool,
+) -> None:
+    data = flipped(larger_export, tmp_path / "against") if early else larger_export
+    folder, whole = (make_run(steps=16, export=data) for _ in range(2))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alignment.train, "save_weights", full)
+        assert run_child(folder) is RunState.FAILED
+    assert not folder.weights.exists()
+    assert_same_run(resumed(folder), trained(whole))
+    final = final_of(folder)
+    assert final.stopped_early is early
+    assert final.steps == len(folder.metrics()) == (8 if early else 16)
 
 
 def test_what_libraries_say_of_a_full_disk_and_of_no_memory_is_understood() -> None:

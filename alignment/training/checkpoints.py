@@ -22,7 +22,7 @@ _RESERVE, _RESERVE_BYTES = ".reserve", 65_536
 
 
 def seal(checkpoint: Path) -> None:
-    """Mark `checkpoint` as written to its end: a digest of each file, on disk before the marker."""
+    """Mark `checkpoint` as written to its end, with a digest of each of its files."""
     digests = _digests(checkpoint)
     draft = checkpoint / f".{COMPLETE}"
     draft.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
