@@ -12,7 +12,7 @@ from alignment.diagnosis import Diagnosis, ExampleTokens, Finding, TokenPiece
 from alignment.estimate import Estimate
 from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import FinalMetrics, Metric, RunFolder, RunState, Sample, Status
-from alignment.runs import Run
+from alignment.runs import Run, RunError
 from alignment.settings import AlignmentSettings
 from alignment.web.bakeoff_view import say_best
 from alignment.web.doctor_view import draw_diagnosis, draw_tokens
@@ -152,19 +152,32 @@ def test_the_latest_sample_stands_before_the_first_and_the_rest_is_folded() -> N
 def test_an_untouched_form_asks_for_what_the_doctor_advises() -> None:
     advised = TrainingOptions("dpo", loss="robust", flip_rate=0.1)
     assert Form().to_options(advised) == advised
-    # An emptied field sends 0.
-    assert Form(steps=0, learning_rate=0, beta=0, flip_rate=0).to_options(advised) == advised
+    assert Form(steps=" ", beta="").to_options(advised) == advised
 
 
 def test_what_is_filled_in_goes_before_advice_and_dpo_s_advice_stays_with_dpo() -> None:
     advised = TrainingOptions("dpo", loss="robust", flip_rate=0.1)
-    assert Form(steps=12, seed=3).to_options(advised) == replace(advised, steps=12, seed=3)
+    assert Form(steps="12", seed="3").to_options(advised) == replace(advised, steps=12, seed=3)
     assert Form(loss="ipo").to_options(advised) == TrainingOptions("dpo", loss="ipo")
     assert Form(method="orpo").to_options(advised) == TrainingOptions("orpo")
     assert Form(method="orpo", loss="ipo").to_options(None).loss is None
-    assert Form(tuning="full", beta=0.3).to_options(None) == TrainingOptions(
+    assert Form(tuning="full", beta="0.3").to_options(None) == TrainingOptions(
         "dpo", tuning="full", beta=0.3
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"steps": "ten"}, "Steps 'ten' is no number"),
+        ({"steps": "1.5"}, "Steps can't be 1.5: write a whole number"),
+        ({"learning_rate": "nan"}, "Learning rate 'nan' is no number"),
+        ({"beta": "1e999"}, "Beta '1e999' is no number"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(field: dict[str, str], said: str) -> None:
+    with pytest.raises(RunError, match=re.escape(said)):
+        Form(**field).to_options(None)
 
 
 def test_only_places_that_the_settings_name_are_offered() -> None:
@@ -268,6 +281,12 @@ def test_the_best_is_named_only_where_intervals_tell_it_apart() -> None:
     close = say_best([base, row("sft", 0.55), row("orpo", 0.72), row("dpo", 0.78)])
     assert "ORPO may be as good" in close
     assert "SFT" not in close
+    # Head to head tells more than two intervals: ORPO lost to SFT on the same prompts.
+    behind = replace(row("orpo", 0.63), over_sft=Rate(0.44, 0.04, 268))
+    level = replace(row("dpo", 0.69), over_sft=Rate(0.5, 0.04, 268))
+    said = say_best([base, row("sft", 0.70), level, behind])
+    assert said.startswith("<b>SFT</b> has the highest win rate, 70%, but DPO may be as good")
+    assert "ORPO" not in said
     none = say_best([base, row("sft", 0.47), row("orpo", 0.48), row("dpo", 0.52)])
     assert none.startswith("None clearly beats the base")
     unjudged = say_best([base, replace(row("dpo", 0.5), win_rate=None)])

@@ -87,7 +87,7 @@ def build_bakeoff_section(handlers: BakeoffHandlers, page: gr.Blocks, timer: gr.
             elem_id="admin-bakeoff-start",
             interactive=False,
             scale=0,
-            min_width=220,
+            min_width=280,
         )
         cancel, resume = (
             gr.Button(

@@ -47,27 +47,34 @@ def _stage(run: Run | None) -> str:
 def say_best(rows: Sequence[Row]) -> str:
     """Which method did best, and how sure that is, in a sentence or two.
 
-    Two whose intervals overlap are not told apart: then nobody is called best.
+    Where one can't be told apart from the best, both are named.
     """
     judged = [row for row in rows if row.run_id is not None and row.win_rate is not None]
     if not judged:
         return "All are trained. Nobody has compared their answers yet: that takes blind votes."
     best = max(judged, key=lambda row: row.win_rate.value if row.win_rate else 0.0)
     assert best.win_rate is not None
-    rivals = [
-        row.method.upper()
-        for row in judged
-        if row is not best and row.win_rate and row.win_rate.high >= best.win_rate.low
-    ]
+    rivals = [row.method.upper() for row in judged if row is not best and not _is_behind(row, best)]
     name = best.method.upper()
     if best.win_rate.low <= 0.5:
         return f"None clearly beats the base: the best, {name}, wins {best.win_rate.value:.0%}."
     if rivals:
         return (
             f"<b>{name}</b> has the highest win rate, {best.win_rate.value:.0%}, but "
-            f"{' and '.join(rivals)} may be as good: their intervals overlap."
+            f"{' and '.join(rivals)} may be as good: these votes can't tell."
         )
     return f"<b>{name}</b> is best here: it wins {best.win_rate.value:.0%} against the base."
+
+
+def _is_behind(row: Row, best: Row) -> bool:
+    """Whether `best` is told apart from `row`: head to head where that was judged, else by the
+    intervals of both against the base.
+    """
+    if best.method == "sft" and row.over_sft:
+        return row.over_sft.high < 0.5
+    if row.method == "sft" and best.over_sft:
+        return best.over_sft.low > 0.5
+    return not (row.win_rate and best.win_rate and row.win_rate.high >= best.win_rate.low)
 
 
 def _table(bakeoff: Bakeoff) -> str:

@@ -1,5 +1,7 @@
 """From the training form to what a run is asked for, and what the form says before. Pure."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -9,7 +11,7 @@ from alignment.diagnosis import Diagnosis
 from alignment.estimate import Estimate
 from alignment.pace import say_duration
 from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where
-from alignment.runs import Run
+from alignment.runs import Run, RunError
 from alignment.settings import AlignmentSettings
 
 METHODS: tuple[tuple[str, Method], ...] = (("DPO", "dpo"), ("ORPO", "orpo"), ("SFT", "sft"))
@@ -22,26 +24,35 @@ ADVISED = "as advised"
 """The choice that leaves a setting to the preset and to the doctor."""
 
 
+NUMBERS = (
+    ("Steps", "by the examples"),
+    ("Seed", "0"),
+    ("Learning rate", "by the preset"),
+    ("Beta", "by the preset"),
+    ("Flip rate", "as measured"),
+)
+"""The fields that take a number, and what stands in them while they are empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the Options say; None, and 0, which an emptied field sends, leave it to the preset
-    and to the doctor's advice.
-    """
+    """What the Options say, in their order; an empty field leaves it to preset and doctor."""
 
     method: Method = "dpo"
     loss: str = ADVISED
     tuning: str = "lora"
     where: Where = "here"
-    steps: float | None = None
-    seed: float | None = None
-    learning_rate: float | None = None
-    beta: float | None = None
-    flip_rate: float | None = None
+    steps: str | None = None
+    seed: str | None = None
+    learning_rate: str | None = None
+    beta: str | None = None
+    flip_rate: str | None = None
 
     def to_options(self, advised: TrainingOptions | None) -> TrainingOptions:
         """What to ask for: the doctor's advice for this method, and over it what was filled in.
 
-        Advice that is DPO's own stays behind when another method or loss is chosen.
+        Advice that is DPO's own stays behind when another method or loss is chosen. Raises
+        RunError for a field that is no number.
         """
         options = TrainingOptions(self.method)
         own_loss = self.loss not in (ADVISED, "")
@@ -50,14 +61,31 @@ class Form:
         given: dict[str, Any] = {
             "tuning": self.tuning,
             "where": self.where,
-            "steps": int(self.steps) if self.steps else None,
-            "seed": int(self.seed) if self.seed is not None else None,
-            "learning_rate": self.learning_rate or None,
-            "beta": self.beta or None,
-            "flip_rate": self.flip_rate or None,
+            "steps": _whole("Steps", self.steps),
+            "seed": _whole("Seed", self.seed),
+            "learning_rate": _number("Learning rate", self.learning_rate),
+            "beta": _number("Beta", self.beta),
+            "flip_rate": _number("Flip rate", self.flip_rate),
             "loss": self.loss if own_loss and self.method == "dpo" else None,
         }
         return replace(options, **{k: v for k, v in given.items() if v is not None})
+
+
+def _number(name: str, text: str | None) -> float | None:
+    if not text or not text.strip():
+        return None
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if math.isfinite(value):
+            return value
+    raise RunError(f"{name} {text.strip()!r} is no number: write one such as 0.001, or nothing.")
+
+
+def _whole(name: str, text: str | None) -> int | None:
+    value = _number(name, text)
+    if value is None or value.is_integer():
+        return None if value is None else int(value)
+    raise RunError(f"{name} can't be {value:g}: write a whole number, or nothing.")
 
 
 def offered_places(settings: AlignmentSettings) -> list[tuple[str, Where]]:
@@ -68,6 +96,11 @@ def offered_places(settings: AlignmentSettings) -> list[tuple[str, Where]]:
         "jobs": settings.hf_token is not None,
     }
     return [(name, where) for name, where in WHERE if there[where]]
+
+
+def say_flip_rate(measured: float | None) -> str:
+    """What stands in the empty field of the flip rate: what votes on the same pairs tell."""
+    return "unmeasured: few overlaps" if measured is None else f"{measured:.2g} measured"
 
 
 def why_not(diagnosis: Diagnosis, active: Run | None) -> str | None:

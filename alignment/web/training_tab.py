@@ -23,11 +23,13 @@ from alignment.web.doctor_view import CHECKING, draw_diagnosis, draw_tokens
 from alignment.web.training_form import (
     ADVISED,
     METHODS,
+    NUMBERS,
     Form,
     draw_plan,
     draw_refusal,
     offered_places,
     say_estimate,
+    say_flip_rate,
     why_not,
 )
 from alignment.web.training_view import (
@@ -66,7 +68,7 @@ class TrainingHandlers(Guarded):
         active = self._active()
         now = f"{self._pipeline.preview().counts} {active} {form}"
         if now == seen:
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), now
+            return *[gr.skip()] * 5, now
         asked = Form(*form)
         diagnosis = self._checkup.latest(asked.method)
         no = why_not(diagnosis, active)
@@ -75,6 +77,7 @@ class TrainingHandlers(Guarded):
             draw_tokens(diagnosis.tokens, diagnosis.max_length),
             draw_refusal(no) if no else self._say_plan(asked, diagnosis),
             gr.update(interactive=no is None),
+            gr.update(placeholder=say_flip_rate(self._pipeline.measured_flip_rate())),
             now,
         )
 
@@ -116,8 +119,8 @@ class TrainingHandlers(Guarded):
         )
 
     def _say_plan(self, asked: Form, diagnosis: Diagnosis) -> str:
-        options = asked.to_options(diagnosis.advised)
         try:
+            options = asked.to_options(diagnosis.advised)
             spec = plan_run(
                 options,
                 base=self._pipeline.base,
@@ -159,7 +162,7 @@ def build_training_section(
     checked = gr.State("")
 
     run, watching = _build_watch(handlers)
-    preparing = ([checked, *form], [findings, tokens, plan, start, checked])
+    preparing = ([checked, *form], [findings, tokens, plan, start, form[-1], checked])
     page.load(handlers.prepare, *preparing, api_name="prepare", **QUIET)
     timer.tick(handlers.prepare, *preparing, api_name="poll_prepare", **QUIET)
     for control in form:
@@ -185,24 +188,17 @@ def _build_options(handlers: TrainingHandlers) -> list[gr.components.Component]:
             )
             where = gr.Radio(handlers.places, value="here", label="Where")
         with gr.Row():
+            # gr.Number shows, and sends, 0 where nothing was filled in.
             numbers = [
-                # Without a placeholder an empty field would show, and send, 0.
-                gr.Number(
-                    None,
+                gr.Textbox(
                     label=label,
                     placeholder=unset,
-                    precision=precision,
-                    minimum=0,
+                    max_lines=1,
+                    max_length=20,
                     min_width=140,
                     elem_id=f"admin-{label.split()[0].lower()}",
                 )
-                for label, unset, precision in (
-                    ("Steps", "by the examples", 0),
-                    ("Seed", "0", 0),
-                    ("Learning rate", "by the preset", None),
-                    ("Beta", "by the preset", None),
-                    ("Flip rate, 0 to 0.45", "as measured", None),
-                )
+                for label, unset in NUMBERS
             ]
     return [method, loss, tuning, where, *numbers]
 

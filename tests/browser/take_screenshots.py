@@ -1,11 +1,12 @@
 """Takes the README's pictures from a real app: `python tests/browser/take_screenshots.py`.
 
-Scripted votes and one DPO run first, so that every page has something to show.
+Scripted votes first; then before, during and after a DPO run, and after a bake-off.
 """
 
 import re
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Run as a script: neither the repository's root nor tests/ is on the path then.
@@ -21,7 +22,7 @@ from alignment.commands.demo import cast_votes
 OUT = Path(__file__).parent / "screenshots"
 SIZES = {"1280": {"width": 1280, "height": 800}, "390": {"width": 390, "height": 844}}
 SCHEMES = ("light", "dark")
-VOTES = 120
+VOTES = 200
 
 
 def shoot_vote(page: Page, app: RunningApp) -> None:
@@ -44,27 +45,61 @@ def shoot_compare(page: Page, app: RunningApp) -> None:
 
 
 def shoot_admin(page: Page, app: RunningApp) -> None:
+    """After a run: pictures, samples, the table."""
     page.goto(app.admin_url)
     expect(page.locator("#admin-progress")).to_contain_text("is done", timeout=30_000)
-    page.locator("#admin-preview").click()
-    expect(page.locator("#admin-export-summary")).to_contain_text("examples", timeout=15_000)
-    page.wait_for_timeout(3000)
+    expect(page.locator("#admin-plan")).to_contain_text("steps", timeout=30_000)
+    page.wait_for_timeout(2500)
 
 
-SHOTS = {"vote": shoot_vote, "compare": shoot_compare, "admin": shoot_admin}
+def shoot_check(page: Page, app: RunningApp) -> None:
+    """Before a run: findings and tokens."""
+    page.goto(app.admin_url)
+    expect(page.locator("#admin-plan")).to_contain_text("steps", timeout=30_000)
+    page.locator("#admin-look-deeper").click()
+    expect(page.locator(".vta-example").first).to_be_visible(timeout=90_000)
+    page.wait_for_timeout(1500)
 
 
-def shoot(browser: Browser, app: RunningApp) -> None:
+def shoot_training(page: Page, app: RunningApp) -> None:
+    """During a run."""
+    page.goto(app.admin_url)
+    expect(page.locator("#admin-progress")).to_contain_text("left", timeout=120_000)
+    page.wait_for_timeout(2500)
+
+
+def shoot_bakeoff(page: Page, app: RunningApp) -> None:
+    page.goto(app.admin_url)
+    expect(page.locator("#admin-bakeoff table")).to_be_visible(timeout=30_000)
+    page.locator("#admin-bakeoff").scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)
+
+
+Shots = Mapping[str, Callable[[Page, RunningApp], None]]
+BEFORE: Shots = {"check": shoot_check}
+DURING: Shots = {"training": shoot_training}
+AFTER: Shots = {"vote": shoot_vote, "compare": shoot_compare, "admin": shoot_admin}
+LAST: Shots = {"bakeoff": shoot_bakeoff}
+FULL_PAGE = ("admin", "check", "training")
+
+
+def shoot(browser: Browser, app: RunningApp, shots: Shots) -> None:
     for width, size in SIZES.items():
         for scheme in SCHEMES:
             context = browser.new_context(viewport=size, color_scheme=scheme)
-            for name, prepare in SHOTS.items():
+            for name, prepare in shots.items():
                 page = context.new_page()
                 prepare(page, app)
                 path = OUT / f"{name}-{width}-{scheme}.png"
-                page.screenshot(path=str(path), full_page=name == "admin")
+                page.screenshot(path=str(path), full_page=name in FULL_PAGE)
                 page.close()
             context.close()
+
+
+def command(app: RunningApp, *words: str) -> str:
+    done = run_command(app.home, *words, timeout_s=900)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def main() -> None:
@@ -74,11 +109,16 @@ def main() -> None:
         try:
             cast_votes(app.url, VOTES)
             app.wait_for("delivery", lambda h: h["argilla"] == "ready" and not h["undelivered"])
-            done = run_command(app.home, "train", "--method", "dpo", "--wait", timeout_s=600)
-            assert done.returncode == 0, done.stderr
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
-                shoot(browser, app)
+                shoot(browser, app, BEFORE)
+                long = command(app, "train", "--method", "dpo", "--steps", "400")
+                shoot(browser, app, DURING)
+                command(app, "cancel", long)
+                command(app, "train", "--method", "dpo", "--wait")
+                shoot(browser, app, AFTER)
+                command(app, "bakeoff")
+                shoot(browser, app, LAST)
         finally:
             app.stop()
 
