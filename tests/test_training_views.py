@@ -265,6 +265,11 @@ def test_progress_says_what_is_left_and_what_it_took() -> None:
     assert "83% of 12 held-out pairs" in done
     assert "the model of step 20" in done
     assert 'aria-valuenow="100"' in done
+    # SFT ranks no pairs.
+    sft = replace(final, eval_reward_accuracy=None, stopped_early=False)
+    assert "Loss 0.3 on 12 held-out pairs." in draw_progress(
+        run_in(RunState.DONE, step=30, final=sft), metrics
+    )
 
 
 # The bake-off

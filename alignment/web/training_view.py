@@ -64,8 +64,11 @@ def _said(run: Run) -> str:
     where = "It is in the Compare tab now: ask both models the same thing."
     early = f" Stopped early; it is the model of step {final.kept_step}, which scored best."
     early = early if final.stopped_early and final.kept_step else ""
-    if final.eval_reward_accuracy is None:
+    if not final.eval_pairs:
         return f"Too few examples to hold any out: only a comparison tells if it is better. {where}"
+    if final.eval_reward_accuracy is None:
+        held_out = f"Loss {number(final.eval_loss or 0.0)} on {final.eval_pairs} held-out pairs."
+        return f"{held_out}{early} {where}"
     return (
         f"It ranks {final.eval_reward_accuracy:.0%} of {final.eval_pairs} held-out pairs as "
         f"voters did.{early} {where}"
