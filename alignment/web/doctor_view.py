@@ -52,7 +52,8 @@ def _summary(diagnosis: Diagnosis) -> str:
         return f"{examples}. Training can't start yet; here is why and what to do."
     warned = len(diagnosis.at("warning"))
     if warned:
-        return f"{examples}. Training can start; {count_of(warned, 'thing')} deserve a look first."
+        deserve = "thing deserves" if warned == 1 else "things deserve"
+        return f"{examples}. Training can start; {warned} {deserve} a look first."
     return f"{examples}. Nothing stands in the way of training."
 
 
@@ -108,5 +109,6 @@ def _cut(example: ExampleTokens, side: str) -> str:
 def _piece(piece: TokenPiece) -> str:
     counts = " vta-counts" if piece.counts else ""
     shown = safe_text(piece.text).replace("\n", "↵\n").replace(" ", "·") or "∅"
-    # The dot keeps a space visible; a zero-width space lets a long line break between tokens.
-    return f'<span class="vta-token vta-{piece.role}{counts}" title="id {piece.id}">{shown}</span>'
+    # The dot keeps a space visible; lines break between tokens, not in them.
+    kind = f"vta-token vta-{piece.role}{counts}"
+    return f'<span class="{kind}" title="id {piece.id}">{shown}</span><wbr>'

@@ -122,8 +122,9 @@ def _axes(chart: Chart, scale: _Scale, ticks: Sequence[float]) -> str:
             f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{number(tick)}</text>'
         )
     for step in nice_ticks(0.0, scale.steps, most=5):
+        anchor = "middle" if step < 0.97 * scale.steps else "end"
         parts.append(
-            f'<text x="{scale.x(step):.1f}" y="{bottom + 14}" text-anchor="middle">'
+            f'<text x="{scale.x(step):.1f}" y="{bottom + 14}" text-anchor="{anchor}">'
             f"{number(step)}</text>"
         )
     middle = (LEFT + right) / 2
