@@ -23,7 +23,7 @@ import torch
 
 import alignment.train
 from alignment.recipes import Method, Recipe, TrainingSpec
-from alignment.run_store import COMPLETE, FinalMetrics, Metric, RunFolder, RunState, Status
+from alignment.run_store import COMPLETE, FinalMetrics, Metric, RunFolder, RunState, Sample, Status
 from alignment.training import ends
 from alignment.training.checkpoints import BEST, checkpoint_to_resume, is_whole
 from alignment.training.data import HOLD_OUT_FROM, MAX_HELD_OUT, split_held_out
@@ -504,6 +504,8 @@ def test_sigterm_while_measuring_keeps_the_step_and_measures_it_later(
         folder.metrics()[-1], step=step, eval_loss=None, sample_tokens=None
     )
     assert all(s.step < step for s in folder.samples())
+    # As if the child had been killed between the samples and their metric.
+    folder.append_samples([Sample(step, "What?", "That.", 1)])
     monkeypatch.undo()
     assert_same_run(resumed(folder), unbroken)
 

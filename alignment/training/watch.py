@@ -97,6 +97,8 @@ class Watch:
                 untrained = Judgement(found.reward_accuracy, found.reward_margin)
                 self.memory = replace(self.memory, judgement=untrained)
         if step in self._scored and self.memory.measured_step < step:
+            if is_main_process():
+                self._folder.keep_samples(step - 1)
             metric = self._measured(done[-1])
             if is_main_process():
                 self._folder.keep_metrics(step - 1)
