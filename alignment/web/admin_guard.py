@@ -1,6 +1,7 @@
 """What every handler of the admin page does first and last: ask the door, show a Fault."""
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -35,5 +36,14 @@ def shown(action: Callable[[], T]) -> T:
 
 
 def changed(parts: dict[str, str], seen: dict[str, str]) -> list[Any]:
-    """Each part's new text, or a skip where the page shows it already, so that folds stay open."""
-    return [gr.skip() if seen.get(name) == text else text for name, text in parts.items()]
+    """Each part's new text, or a skip where the page shows it already, so that folds stay open.
+
+    `seen` are the `digests` of what it shows.
+    """
+    new = digests(parts)
+    return [gr.skip() if seen.get(name) == new[name] else parts[name] for name in parts]
+
+
+def digests(parts: dict[str, str]) -> dict[str, str]:
+    """What a page remembers of its parts: pictures of a long run are too much to keep for each."""
+    return {name: sha256(text.encode()).hexdigest() for name, text in parts.items()}

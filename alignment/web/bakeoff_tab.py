@@ -12,7 +12,7 @@ from alignment.bakeoff.bakeoffs import METHODS
 from alignment.bakeoff.store import Bakeoff, BakeoffState
 from alignment.pipeline import Pipeline
 from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, shown
+from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
 from alignment.web.bakeoff_view import draw_bakeoff
 from annotation.faults import Fault
 from annotation.schema import Prompt
@@ -61,7 +61,7 @@ class BakeoffHandlers(Guarded):
             gr.update(interactive=not active and not is_busy),
             gr.update(interactive=active),
             gr.update(interactive=stopped and not is_busy),
-            parts,
+            digests(parts),
         )
 
     def _latest(self) -> Bakeoff:

@@ -17,7 +17,7 @@ from alignment.recipes import Loss, Method
 from alignment.runs import Run
 from alignment.settings import AlignmentSettings
 from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, shown
+from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
 from alignment.web.checkup import Checkup
 from alignment.web.doctor_view import CHECKING, draw_diagnosis, draw_tokens
 from alignment.web.training_form import (
@@ -66,7 +66,8 @@ class TrainingHandlers(Guarded):
         """The findings, their tokens, what Train would do and whether it may; skips the same."""
         self._require_admin(request)
         active = self._active()
-        now = f"{self._pipeline.preview().counts} {active} {form}"
+        busy = f"{active.id} {active.state}" if active else ""
+        now = f"{self._pipeline.preview().counts} {busy} {form}"
         if now == seen:
             return *[gr.skip()] * 5, now
         asked = Form(*form)
@@ -115,7 +116,7 @@ class TrainingHandlers(Guarded):
             *changed(parts, seen),
             gr.update(interactive=can_cancel(run)),
             gr.update(interactive=can_resume(run)),
-            parts | {"ids": ids},
+            digests(parts) | {"ids": ids},
         )
 
     def _say_plan(self, asked: Form, diagnosis: Diagnosis) -> str:
