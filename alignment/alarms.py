@@ -15,9 +15,11 @@ from alignment.run_store import Metric, Sample
 SMALLEST_WINDOW = 4
 """Steps that a figure is averaged over, at least: one batch of 8 pairs says little."""
 TOO_EASY_ACCURACY = 0.99
-MEMORISED_ACCURACY, MEMORISED_GAP = 0.97, 0.25
-"""A gap of .25 is more than two standard errors from 16 held-out pairs on."""
-HELD_OUT_FALL = 0.1
+MEMORISED_ACCURACY, MEMORISED_GAP = 0.97, 0.1
+"""The gap counts beyond two standard errors: ten held-out pairs say little."""
+HELD_OUT_SHARE = 0.1
+"""Of the examples, as alignment.training.data holds them out."""
+HELD_OUT_FALL, HELD_OUT_FALLEN_PAIRS = 0.1, 3
 UNLEARNED_NATS = 0.1
 """Less than this between chosen and rejected, and odds of drawing either change by under 10 %."""
 UNLEARNED_LOSS, UNLEARNED_MARGIN = 0.02, 1.1
@@ -79,6 +81,11 @@ class _Seen:
     def is_past_half(self) -> bool:
         done = self.metrics[-1].step if self.metrics else 0
         return done >= max(2 * SMALLEST_WINDOW, self.spec.steps / 2)
+
+    @property
+    def held_out_pairs(self) -> int:
+        """About how many pairs are held out; a run's metrics do not say."""
+        return max(1, round(self.spec.examples * HELD_OUT_SHARE))
 
     def first(self, name: str) -> float | None:
         """The mean of a figure over the first window, None when it was never logged."""
@@ -171,7 +178,8 @@ def _memorised(run: _Seen) -> Alarm | None:
     if train is None or not evaluated or train < MEMORISED_ACCURACY:
         return None
     held_out = evaluated[-1][1]
-    if train - held_out < MEMORISED_GAP:
+    error = math.sqrt(held_out * (1 - held_out) / run.held_out_pairs)
+    if train - held_out < MEMORISED_GAP + 2 * error:
         return None
     return Alarm(
         "memorised",
@@ -190,7 +198,8 @@ def _held_out_falls(run: _Seen) -> Alarm | None:
     last = evaluated[-1][1]
     then = _mean(_values([m for m in run.metrics if m.step <= best_step][-run.window :], _ACCURACY))
     train = run.last(_ACCURACY)
-    if best - last < HELD_OUT_FALL or then is None or train is None or train <= then:
+    enough = max(HELD_OUT_FALL, HELD_OUT_FALLEN_PAIRS / run.held_out_pairs)
+    if best - last < enough or then is None or train is None or train <= then:
         return None
     return Alarm(
         "held_out_falls",

@@ -75,8 +75,14 @@ def samples(before: str, now: str, *, tokens: tuple[int, int] = (20, 22)) -> lis
     ]
 
 
-def names(metrics: list[Metric], told: list[Sample] | None = None, **spec: object) -> list[str]:
-    return [alarm.name for alarm in alarms(metrics, told or [], spec_of(**spec))]
+def names(
+    metrics: list[Metric],
+    told: list[Sample] | None = None,
+    method: Method = "dpo",
+    examples: int = 160,
+) -> list[str]:
+    spec = dataclasses.replace(spec_of(method), examples=examples)
+    return [alarm.name for alarm in alarms(metrics, told or [], spec)]
 
 
 @pytest.mark.parametrize("through", range(0, STEPS + 1, 3))
@@ -100,22 +106,26 @@ def test_a_gap_between_training_and_held_out_pairs_is_memorising() -> None:
         reward_accuracy=lambda s: min(1.0, 0.5 + s / 30), held_out=lambda s: 0.5 + s / 400
     )
     (alarm,) = alarms(wrong, [], spec_of())
-    # 1.0 on the last steps against .65 at step 60.
+    # 1.0 on the last steps against .65 at step 60: a gap of .35. Two standard errors of .65 from
+    # 16 pairs are 2 sqrt(.65 .35 / 16) = .24, so from .34 on; from 10 pairs .30, so from .40 on.
     assert alarm.name == "memorised"
     assert alarm.serious
     assert "100%" in alarm.says
     assert "65%" in alarm.says
+    assert names(wrong, examples=100) == []
 
 
 def test_held_out_accuracy_that_falls_while_training_rises() -> None:
-    # .50 + .02 s up to step 15, then down: .80, .74, .68, .62.
-    falling = series(held_out=lambda s: 0.8 - 0.06 * (s // 15 - 1))
+    # .80, .72, .64, .56: of 16 held-out pairs, about four.
+    falling = series(held_out=lambda s: 0.8 - 0.08 * (s // 15 - 1))
     (alarm,) = alarms(falling, [], spec_of())
     assert alarm.name == "held_out_falls"
-    assert "80% at step 15 to 62%" in alarm.says
+    assert "80% at step 15 to 56%" in alarm.says
     assert "about 15 steps" in alarm.do
-    steady = series(held_out=lambda s: 0.8 - 0.02 * (s // 15 - 1))
-    assert names(steady) == []
+    # .80 to .62 is less than three pairs of 16, and 18 of 100.
+    noise = series(held_out=lambda s: 0.8 - 0.06 * (s // 15 - 1))
+    assert names(noise) == []
+    assert names(noise, examples=1000) == ["held_out_falls"]
 
 
 def test_some_fall_of_the_chosen_log_prob_is_usual_and_a_doubling_is_not() -> None:
@@ -195,7 +205,7 @@ def test_one_answer_to_everything_is_a_collapse() -> None:
 
 def test_serious_alarms_come_first() -> None:
     found = alarms(
-        series(held_out=lambda s: 0.8 - 0.06 * (s // 15 - 1), grad_norm=lambda s: math.inf),
+        series(held_out=lambda s: 0.8 - 0.08 * (s // 15 - 1), grad_norm=lambda s: math.inf),
         [],
         spec_of(),
     )

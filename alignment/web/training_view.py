@@ -119,7 +119,7 @@ def _loss(metrics: Sequence[Metric], spec: TrainingSpec) -> Chart:
         + (
             "held-out loss that rises means enough."
             if spec.method == "sft"
-            else "its level says little by itself."
+            else "held-out loss may rise again while the ranking holds."
         ),
         _train_and_held_out(metrics, lambda m: m.loss, lambda m: m.eval_loss),
     )
