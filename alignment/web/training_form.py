@@ -29,6 +29,7 @@ NUMBERS = (
     ("Seed", "0"),
     ("Learning rate", "by the preset"),
     ("Beta", "by the preset"),
+    ("Length penalty", "none"),
     ("Flip rate", "as measured"),
 )
 """The fields that take a number, and what stands in them while they are empty."""
@@ -46,6 +47,7 @@ class Form:
     seed: str | None = None
     learning_rate: str | None = None
     beta: str | None = None
+    length_penalty: str | None = None
     flip_rate: str | None = None
 
     def to_options(self, advised: TrainingOptions | None) -> TrainingOptions:
@@ -65,6 +67,7 @@ class Form:
             "seed": _whole("Seed", self.seed),
             "learning_rate": _number("Learning rate", self.learning_rate),
             "beta": _number("Beta", self.beta),
+            "length_penalty": _number("Length penalty", self.length_penalty),
             "flip_rate": _number("Flip rate", self.flip_rate),
             "loss": self.loss if own_loss and self.method == "dpo" else None,
         }
@@ -120,6 +123,8 @@ def draw_plan(spec: TrainingSpec, takes: str, reasons: Sequence[str]) -> str:
     loss = f" with the {recipe.loss} loss" if spec.method == "dpo" else ""
     if spec.flip_rate:
         loss += f" at a flip rate of {spec.flip_rate:.2g}"
+    if recipe.length_penalty:
+        loss += f", a length penalty of {recipe.length_penalty:g} a token"
     tuning = "a LoRA adapter" if recipe.tuning == "lora" else "all weights"
     beta = "" if spec.method == "sft" else f", beta {recipe.beta:g}"
     where = "" if spec.where == "here" else f" It runs {_WHERE_SAID[spec.where]}."

@@ -48,6 +48,10 @@ INTRO = (
     "Training shifts the model towards the answers that voters chose and away from those they "
     "rejected. Check the data, press Train, watch; the new model then waits in the Compare tab."
 )
+OPTIONS = (
+    "All of these may stay as they are. A length penalty is DPO's guard: above 0, such as 0.01, it "
+    "keeps answers from growing, below 0 from shrinking."
+)
 Seen = dict[str, str]
 
 
@@ -179,7 +183,7 @@ def build_training_section(
 def _build_options(handlers: TrainingHandlers) -> list[gr.components.Component]:
     """The settings of a run, in the order of `Form`; each may be left as it is."""
     with gr.Accordion("Options", open=False, elem_id="admin-options"):
-        gr.Markdown("All of these may stay as they are: an empty field is set by the preset.")
+        gr.Markdown(OPTIONS)
         with gr.Row():
             method = gr.Radio(METHODS, value="dpo", label="Method", elem_id="admin-method")
             loss = gr.Dropdown([ADVISED, *get_args(Loss)], value=ADVISED, label="Loss (DPO only)")
