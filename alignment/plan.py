@@ -27,8 +27,6 @@ from alignment.recipes import (
 from alignment.run_store import RunError
 
 MAX_FLIP_RATE = 0.45
-FULL_LEARNING_RATE = 0.25
-"""What full tuning takes of a preset's learning rate, which is LoRA's."""
 LOSSES_WITH_PENALTY: tuple[Loss, ...] = ("sigmoid", "robust")
 _ROOT = Path(__file__).parent.parent
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -130,15 +128,19 @@ def _any_of(known: tuple[str | None, ...]) -> str:
 
 
 def _recipe(options: TrainingOptions, parameters: int) -> Recipe:
-    preset = default_recipe(options.method, parameters)
-    share = FULL_LEARNING_RATE if options.tuning == "full" else 1.0
-    recipe = replace(preset, tuning=options.tuning, learning_rate=share * preset.learning_rate)
+    preset = default_recipe(
+        options.method,
+        parameters,
+        loss=options.loss or "sigmoid",
+        tuning=options.tuning,
+        guarded=bool(options.length_penalty) or options.ld_alpha is not None,
+    )
     wanted = {
         name: value
-        for name in ("loss", "learning_rate", "beta", "sft_weight", "length_penalty", "ld_alpha")
+        for name in ("learning_rate", "beta", "sft_weight", "length_penalty", "ld_alpha")
         if (value := getattr(options, name)) is not None
     }
-    return replace(recipe, **wanted)
+    return replace(preset, **wanted)
 
 
 def _code_revision() -> str | None:

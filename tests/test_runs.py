@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import psutil
 import pytest
@@ -17,8 +18,10 @@ import pytest
 from alignment.base import ResolvedBase
 from alignment.places.child import NICENESS, is_child_alive
 from alignment.recipes import (
+    Loss,
     Recipe,
     TrainingOptions,
+    Tuning,
     count_parameters,
     default_recipe,
     default_steps,
@@ -437,16 +440,16 @@ def test_a_half_written_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    # .55 steps an example, at least 10 and at most 75; from 600 on one pass in batches of 8.
+    # .9 steps an example, at least 10 and at most 75; from 600 on one pass in batches of 8.
     ("examples", "steps"),
-    [(6, 10), (40, 22), (100, 55), (136, 75), (600, 75), (1000, 125), (100_000, 2000)],
+    [(6, 10), (40, 36), (80, 72), (84, 75), (600, 75), (1000, 125), (100_000, 2000)],
 )
 def test_steps_follow_the_examples(examples: int, steps: int) -> None:
     assert default_steps(examples) == steps
 
 
 def test_a_bigger_batch_takes_fewer_steps() -> None:
-    assert default_steps(80, batch_size=16) == 22
+    assert default_steps(80, batch_size=16) == 36
 
 
 def test_parameters_are_counted_from_the_headers(base: ResolvedBase) -> None:
@@ -461,7 +464,28 @@ def test_a_larger_model_gets_a_gentler_recipe() -> None:
     rates = [default_recipe("dpo", size).learning_rate for size in sizes]
     assert rates == sorted(rates, reverse=True)
     assert default_recipe("orpo", sizes[0]) != default_recipe("dpo", sizes[0])
+    for size in sizes:
+        full = default_recipe("dpo", size, tuning="full")
+        assert full.learning_rate < default_recipe("dpo", size).learning_rate
     assert isinstance(default_recipe("orpo", sizes[2]), Recipe)
+
+
+@pytest.mark.parametrize("size", [800_000, 135_000_000, 7_000_000_000])
+def test_a_preset_is_of_the_loss_and_tuning_that_were_asked_for(size: int) -> None:
+    for tuning in get_args(Tuning):
+        for loss in get_args(Loss):
+            recipe = default_recipe("dpo", size, loss=loss, tuning=tuning, guarded=True)
+            assert (recipe.loss, recipe.tuning) == (loss, tuning)
+    assert default_recipe("dpo", size).loss == "sigmoid"
+
+
+def test_sft_weighs_less_on_flipped_votes_and_beside_a_length_guard() -> None:
+    plain = default_recipe("dpo", 800_000)
+    for other in (
+        default_recipe("dpo", 800_000, loss="robust"),
+        default_recipe("dpo", 800_000, guarded=True),
+    ):
+        assert other.sft_weight / other.beta < plain.sft_weight / plain.beta
 
 
 def test_runs_costs_no_training_import() -> None:

@@ -1,180 +1,353 @@
-"""From 200 scripted votes to an aligned starter model: win rate, correctness and form, three seeds.
+"""From 200 decided votes to an aligned starter model: win rate, correctness and form, five seeds.
 
-Run as `python -m tests.benchmarks.bench_alignment`. Each seed draws its own 200 train prompts,
-pairs and adapter; the win rate is against the base on eval prompts, which nobody can vote into
-an export, a tie counting half. Votes are synthetic.
+Run as `python -m tests.benchmarks.bench_alignment`. Each seed draws its own train prompts, pairs
+and runs; a vote that ties decides nothing and is not counted among the 200. Judged on the report
+prompts alone, whose facts nobody votes or tunes by; a tie counts half. Votes are synthetic. Each
+run goes the app's own way, from the options through the run's folder to the registry, but in this
+process: one import of the libraries for all, which its seconds leave out.
 """
 
 import argparse
+import dataclasses
+import json
+import os
 import random
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
+import numpy as np
+import psutil
+
+from alignment import train
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.recipes import Method, TrainingOptions
+from alignment.places.place import Handle
+from alignment.recipes import TrainingOptions, TrainingSpec
+from alignment.registry import Registry
+from alignment.run_store import RunFolder, Status
 from alignment.runs import Runs, RunState
-from alignment.scripted_voter import Evaluation, ScriptedVoter, evaluate
-from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
+from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, Taste, best_of, evaluate
+from alignment.starter import STARTER_DIR, report_prompts, starter_prompts, starter_revision
+from alignment.starter_kinds import drafts
 from annotation.export import Export, export_to_home
 from annotation.journal import Journal
-from annotation.schema import (
-    ModelRef,
-    Pair,
-    Prompt,
-    Split,
-    Vote,
-    VoteSource,
-    utc_now,
-)
+from annotation.schema import Choice, ModelRef, Pair, Prompt, Split, Vote, VoteSource, utc_now
 
-VOTES = 200
-LIMITS: dict[Method, float] = {"dpo": 0.72, "orpo": 0.65}
-MAX_LOSS = 0.05
+DECIDED = 200
+DRAWS = 2
+MANY = 16
+FIRST_SEED = 101
+MAX_LOSS = 0.02
 """How much correctness and form may fall short of the base's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One trained adapter against its base, with the seconds that training took."""
+class Row:
+    """A line of the table: what is trained, on whose votes, and what is wanted of it.
 
-    method: Method
+    `flips` is the share of decided votes that press the wrong side. Without `options` nothing is
+    trained: `best_of` of that many samples of the base stand for the aligned model, 1 for itself.
+    """
+
+    options: TrainingOptions | None
+    taste: Taste = "polite"
+    flips: float = 0.0
+    best_of: int = 1
+    wanted: float | None = None
+    max_wrong: float = MAX_LOSS
+
+
+def _dpo(**more: object) -> TrainingOptions:
+    return TrainingOptions(method="dpo", **more)  # type: ignore[arg-type]
+
+
+ROWS = {
+    "base against itself": Row(None),
+    "best of 16": Row(None, best_of=MANY),
+    "best of 16, short taste": Row(None, taste="short", best_of=MANY),
+    "dpo": Row(_dpo(), wanted=0.76),
+    "orpo": Row(TrainingOptions(method="orpo"), wanted=0.73),
+    "sft on the chosen": Row(TrainingOptions(method="sft")),
+    "dpo, ipo": Row(_dpo(loss="ipo")),
+    "dpo, full": Row(_dpo(tuning="full")),
+    "orpo, full": Row(TrainingOptions(method="orpo", tuning="full")),
+    "dpo, 20 % flipped": Row(_dpo(), flips=0.2),
+    "dpo robust, 20 % flipped": Row(_dpo(loss="robust", flip_rate=0.2), flips=0.2, wanted=0.72),
+    "dpo, short taste": Row(_dpo(), taste="short"),
+    # What the doctor advises where chosen answers are ten tokens shorter, as they are here.
+    "dpo, short taste, guard": Row(
+        _dpo(length_penalty=-0.1), taste="short", wanted=0.68, max_wrong=0.04
+    ),
+}
+ONE_SEED = ("best of 16", "best of 16, short taste")
+"""Sixteen samples a prompt take long, and their spread over seeds is small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row under one seed. `scores` has a number from 0 to 1 a report prompt, in their order."""
+
+    row: str
     seed: int
     examples: int
     steps: int
     seconds: float
     evaluation: Evaluation
+    scores: tuple[float, ...]
 
 
-def starter_base() -> ResolvedBase:
-    ref = ModelRef("starter", starter_revision())
-    return ResolvedBase(ref, STARTER_DIR, is_starter=True, notice=None)
+class InProcess:
+    """A place where nothing starts by itself: whoever asked for the run trains it right here."""
+
+    def check(self, spec: TrainingSpec) -> None:
+        """Every spec can be trained here."""
+
+    def spawn(self, folder: RunFolder) -> Handle:
+        me = psutil.Process(os.getpid())
+        return Handle(me.pid, me.create_time())
+
+    def is_alive(self, folder: RunFolder, status: Status) -> bool:
+        return True
+
+    def end(self, folder: RunFolder, status: Status) -> None:
+        """Nothing to end."""
 
 
-def cast_votes(home: Path, generator: LocalGenerator, base: ResolvedBase, seed: int) -> Export:
-    """Draw 200 pairs from the base at temperature 1, let the voter judge them, and export."""
-    prompts = [p for p in starter_prompts() if p.split is Split.TRAIN]
-    random.Random(seed).shuffle(prompts)
-    pairs = _draw_pairs(generator, base, prompts[:VOTES], seed)
-    voter = ScriptedVoter(seed)
+class SeedBench:
+    """Everything of one seed: its pairs, exports by voter, runs, and the base's own answers."""
+
+    def __init__(self, seed: int, home: Path) -> None:
+        self.seed, self._home = seed, home
+        ref = ModelRef("starter", starter_revision())
+        self._base = ResolvedBase(ref, STARTER_DIR, is_starter=True, notice=None)
+        self._prompts = report_prompts()
+        self._texts = [_text(prompt) for prompt in self._prompts]
+        self._generator = LocalGenerator(self._base, weights_path=lambda _: None)
+        self._asked = self._answers(ref, DRAWS, 5000 + seed)
+        self._drawn: list[list[str]] = []
+        self._pairs = self._draw_pairs()
+        self._exports: dict[tuple[Taste, float], Export] = {}
+
+    def measure(self, name: str, row: Row) -> Result:
+        """Train what `row` says and judge it; a run that does not end well raises SystemExit."""
+        if row.options is None:
+            return self._judge(name, row, self._of_the_base(row), (0, 0, 0.0))
+        export = self._export(row)
+        home = self._voter_home(row)
+        runs = Runs(home, {"here": InProcess()})
+        options = dataclasses.replace(row.options, seed=self.seed)
+        run = runs.start(options, base=self._base, export=export)
+        train.main([str(run.folder.path)])
+        run = runs.get(run.id)
+        final = run.status.final
+        if run.state is not RunState.DONE or final is None:
+            raise SystemExit(f"Run {run.id} is {run.state}: {run.reason}")
+        registry = Registry(home, self._base)
+        self._generator = LocalGenerator(self._base, weights_path=registry.weights_path)
+        answers = self._answers(registry.get(run.id).ref, DRAWS, 6000 + self.seed)
+        taken = (export.examples, final.steps or run.spec.steps, final.seconds)
+        return self._judge(name, row, answers, taken)
+
+    def _of_the_base(self, row: Row) -> list[list[str]]:
+        base = self._base.ref
+        if row.best_of == 1:
+            return self._answers(base, DRAWS, 6000 + self.seed)
+        if not self._drawn:
+            self._drawn = self._answers(base, DRAWS * row.best_of, 6000 + self.seed)
+        picked = []
+        for text, some in zip(self._texts, self._drawn, strict=True):
+            groups = [some[i : i + row.best_of] for i in range(0, len(some), row.best_of)]
+            picked.append([best_of(text, group, row.taste) for group in groups])
+        return picked
+
+    def _judge(
+        self, name: str, row: Row, answers: list[list[str]], taken: tuple[int, int, float]
+    ) -> Result:
+        voter = ScriptedVoter(self.seed, taste=row.taste)
+        asks = [text for text in self._texts for _ in range(DRAWS)]
+        base, aligned = (
+            [text for some in all_ for text in some] for all_ in (self._asked, answers)
+        )
+        evaluation = evaluate(asks, base, aligned, voter)
+        votes = [voter.choose(*row) for row in zip(asks, aligned, base, strict=True)]
+        worth = [{Choice.A: 1.0, Choice.B: 0.0}.get(vote, 0.5) for vote in votes]
+        scores = np.array(worth).reshape(-1, DRAWS).mean(axis=1)
+        return Result(name, self.seed, *taken, evaluation, tuple(scores.tolist()))
+
+    def _answers(self, model: ModelRef, draws: int, seed: int) -> list[list[str]]:
+        sampling = default_sampling(self._base, seed=seed)
+        drawn = self._generator.sample(
+            self._prompts, model=model, sampling=sampling, per_prompt=draws
+        )
+        return [[completion.text for completion in some] for some in drawn]
+
+    def _voter_home(self, row: Row) -> Path:
+        home = self._home / f"{row.taste}-{row.flips}"
+        home.mkdir(exist_ok=True)
+        return home
+
+    def _export(self, row: Row) -> Export:
+        key = (row.taste, row.flips)
+        if key not in self._exports:
+            voter = ScriptedVoter(self.seed, row.flips, row.taste)
+            self._exports[key] = _cast_votes(self._voter_home(row), self._pairs, voter)
+        return self._exports[key]
+
+    def _draw_pairs(self) -> list[Pair]:
+        prompts = [p for p in starter_prompts() if p.split is Split.TRAIN]
+        random.Random(self.seed).shuffle(prompts)
+        pairs: dict[str, Pair] = {}
+        for attempt in range(20):
+            missing = [p for p in prompts if p.id not in pairs]
+            sampling = default_sampling(self._base, seed=1000 * self.seed + attempt)
+            drawn = self._generator.sample(
+                missing, model=self._base.ref, sampling=sampling, per_prompt=2
+            )
+            for prompt, (first, second) in zip(missing, drawn, strict=True):
+                if first.text and second.text and first.text != second.text:
+                    pairs[prompt.id] = Pair(f"pair-{prompt.id}", prompt, (first, second), utc_now())
+        return [pairs[p.id] for p in prompts if p.id in pairs]
+
+
+def _cast_votes(home: Path, pairs: Sequence[Pair], voter: ScriptedVoter) -> Export:
+    """Vote on `pairs` in turn until 200 votes have decided one, and export."""
     journal = Journal(home / "journal.sqlite3")
+    decided = 0
     try:
-        journal.add_pairs(pairs).result()
         for pair in pairs:
+            if decided == DECIDED:
+                break
             choice = voter.choose(_text(pair.prompt), *(c.text for c in pair.completions))
+            decided += choice in (Choice.A, Choice.B)
             vote = Vote(
                 f"vote-{pair.id}",
                 pair.id,
-                f"scripted-{seed}",
+                f"scripted-{voter.seed}",
                 choice,
                 flipped=False,
                 created_at=utc_now(),
                 source=VoteSource.SYNTHETIC,
             )
+            journal.add_pairs([pair]).result()
             journal.add_vote(vote).result()
         return export_to_home(journal, home)
     finally:
         journal.close()
 
 
-def _draw_pairs(
-    generator: LocalGenerator, base: ResolvedBase, prompts: Sequence[Prompt], seed: int
-) -> list[Pair]:
-    pairs: dict[str, Pair] = {}
-    for attempt in range(20):
-        missing = [p for p in prompts if p.id not in pairs]
-        sampling = default_sampling(base, seed=1000 * seed + attempt)
-        drawn = generator.sample(missing, model=base.ref, sampling=sampling, per_prompt=2)
-        for prompt, (first, second) in zip(missing, drawn, strict=True):
-            if first.text and second.text and first.text != second.text:
-                pairs[prompt.id] = Pair(f"pair-{prompt.id}", prompt, (first, second), utc_now())
-    return [pairs[p.id] for p in prompts if p.id in pairs]
-
-
-def align(
-    runs: Runs, base: ResolvedBase, export: Export, method: Method, seed: int, prompts: list[Prompt]
-) -> Result:
-    """Train with the defaults of the app, then compare on `prompts`, one answer each."""
-    run = runs.wait(runs.start(TrainingOptions(method, seed=seed), base=base, export=export).id)
-    if run.state is not RunState.DONE or run.status.final is None:
-        raise SystemExit(f"Run {run.id} is {run.state}: {run.reason}")
-    aligned = ModelRef(base.ref.base, base.ref.base_revision, run.id, "0" * 40)
-    generator = LocalGenerator(base, weights_path=lambda _: run.folder.weights)
-    answers = [
-        [
-            completions[0].text
-            for completions in generator.sample(
-                prompts,
-                model=model,
-                sampling=default_sampling(base, seed=answer_seed),
-                per_prompt=1,
-            )
-        ]
-        for model, answer_seed in ((base.ref, 5000 + seed), (aligned, 6000 + seed))
-    ]
-    evaluation = evaluate([_text(p) for p in prompts], *answers, ScriptedVoter(seed))
-    seconds = run.status.final.seconds
-    return Result(method, seed, export.examples, run.spec.steps, seconds, evaluation)
-
-
 def report(results: Sequence[Result]) -> str:
-    """A Markdown table with 95 % intervals, and a line a method that says whether it suffices."""
+    """A Markdown table, a row a line, means over its seeds."""
     lines = [
-        "| method | seed | examples | steps | s | win rate | correct | well formed | polite |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | seeds | win rate [95 %] | each seed | correct | well formed | words | steps | s "
+        "| wanted |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for r in results:
-        e = r.evaluation
-        lines.append(
-            f"| {r.method} | {r.seed} | {r.examples} | {r.steps} | {r.seconds:.0f} "
-            f"| {e.win_rate:.3f} ± {e.margin:.3f} (n {e.n}) "
-            f"| {e.base.correct:.3f} → {e.aligned.correct:.3f} "
-            f"| {e.base.well_formed:.3f} → {e.aligned.well_formed:.3f} "
-            f"| {e.base.polite:.2f} → {e.aligned.polite:.2f} |"
-        )
-    return "\n".join([*lines, "", *(_verdict(m, results) for m in get_args(Method))])
+    for name, row in ROWS.items():
+        mine = sorted((r for r in results if r.row == name), key=lambda r: r.seed)
+        if mine:
+            lines.append(_line(name, row, mine))
+    return "\n".join(lines)
 
 
-def _verdict(method: Method, results: Sequence[Result]) -> str:
-    mine = [r.evaluation for r in results if r.method == method]
-    if not mine:
-        return f"{method}: not run"
-    wins = sum(e.win_rate for e in mine) / len(mine)
-    correct = sum(e.aligned.correct - e.base.correct for e in mine) / len(mine)
-    form = sum(e.aligned.well_formed - e.base.well_formed for e in mine) / len(mine)
-    met = wins >= LIMITS[method] and min(correct, form) >= -MAX_LOSS
+def _line(name: str, row: Row, mine: Sequence[Result]) -> str:
+    scores = np.array([r.scores for r in mine])
+    low, high = interval(scores)
+    each = " ".join(f"{r.evaluation.win_rate:.3f}" for r in mine)
+    before, after = (_mean([getattr(r.evaluation, s) for r in mine]) for s in ("base", "aligned"))
+    trained = row.options is not None
+    steps = "/".join(sorted({str(r.steps) for r in mine})) if trained else ""
+    seconds = f"{np.mean([r.seconds for r in mine]):.0f}" if trained else ""
     return (
-        f"{method}: mean win rate {wins:.3f} (wanted {LIMITS[method]}), correctness {correct:+.3f},"
-        f" form {form:+.3f} (wanted no less than -{MAX_LOSS}): {'met' if met else 'NOT met'}"
+        f"| {name} | {len(mine)} | **{scores.mean():.3f}** [{low:.3f}, {high:.3f}] | {each} "
+        f"| {before.correct:.3f} → {after.correct:.3f} "
+        f"| {before.well_formed:.3f} → {after.well_formed:.3f} "
+        f"| {before.words:.1f} → {after.words:.1f} | {steps} | {seconds} "
+        f"| {_verdict(row, scores.mean(), before, after)} |"
     )
+
+
+def _verdict(row: Row, win: float, before: Quality, after: Quality) -> str:
+    if row.wanted is None:
+        return ""
+    wrong, form = before.correct - after.correct, before.well_formed - after.well_formed
+    short = [f"win {win - row.wanted:+.3f}"] if win < row.wanted else []
+    short += [f"correct {-wrong:+.3f}"] if wrong > row.max_wrong else []
+    short += [f"form {-form:+.3f}"] if form > MAX_LOSS and row.taste == "polite" else []
+    return f"{row.wanted}: " + (f"NOT met ({', '.join(short)})" if short else "met")
+
+
+def interval(scores: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean of `scores` (seeds, report prompts), 0 to 1.
+
+    Seeds and facts are drawn with replacement, 4,000 times; the questions of a fact stay together.
+    """
+    number = {ask: n for n, draft in enumerate(drafts()) for ask in draft.asks}
+    of = np.unique([number[_text(p)] for p in report_prompts()], return_inverse=True)[1]
+    counts = np.bincount(of)
+    sums = np.stack([np.bincount(of, weights=row) for row in scores])
+    rng = np.random.default_rng(0)
+    seeds = rng.integers(len(scores), size=(4000, len(scores)))
+    facts = rng.integers(len(counts), size=(4000, len(counts)))
+    means = [
+        sums[s][:, f].sum() / (counts[f].sum() * len(s)) for s, f in zip(seeds, facts, strict=True)
+    ]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _mean(qualities: Sequence[Quality]) -> Quality:
+    return Quality(*np.mean([dataclasses.astuple(q) for q in qualities], axis=0).tolist())
 
 
 def _text(prompt: Prompt) -> str:
     return prompt.messages[-1].content
 
 
+def _load(file: Path) -> list[Result]:
+    rows = map(json.loads, file.read_text("utf-8").splitlines()) if file.exists() else ()
+    return [_result(**row) for row in rows]
+
+
+def _result(evaluation: dict[str, object], scores: list[float], **rest: object) -> Result:
+    for side in ("base", "aligned"):
+        evaluation[side] = Quality(**evaluation[side])  # type: ignore[arg-type]
+    return Result(**rest, evaluation=Evaluation(**evaluation), scores=tuple(scores))  # type: ignore[arg-type]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a line a run as it ends, then the whole table."""
+    """Print a line a run as it ends, then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--method", choices=get_args(Method), action="append")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first", type=int, default=FIRST_SEED, help="the first of them")
+    parser.add_argument("--row", choices=ROWS, action="append", help="only this one; repeatable")
+    parser.add_argument(
+        "--results", type=Path, help="JSONL: what is there is not run again; the rest is added"
+    )
     options = parser.parse_args(arguments)
-    base = starter_base()
-    held_out = [p for p in starter_prompts() if p.split is Split.EVAL]
-    results: list[Result] = []
-    for seed in range(options.seeds):
-        with tempfile.TemporaryDirectory(prefix="votetune-bench-") as folder:
-            home = Path(folder)
-            generator = LocalGenerator(base, weights_path=lambda _: None)
-            export = cast_votes(home, generator, base, seed)
-            for method in options.method or get_args(Method):
-                results.append(align(Runs(home), base, export, method, seed, held_out))
-                print(report(results[-1:]).splitlines()[2], flush=True)
+    results = _load(options.results) if options.results else []
+    for seed in range(options.first, options.first + options.seeds):
+        done = {r.row for r in results if r.seed == seed}
+        names = [n for n in options.row or ROWS if n not in done]
+        names = [n for n in names if seed == options.first or n not in ONE_SEED]
+        if names:
+            results += _measure_seed(seed, names, options.results)
     print("\n" + report(results))
+
+
+def _measure_seed(seed: int, names: Sequence[str], kept: Path | None) -> list[Result]:
+    results = []
+    with tempfile.TemporaryDirectory(prefix="votetune-bench-") as folder:
+        bench = SeedBench(seed, Path(folder))
+        for name in names:
+            results.append(bench.measure(name, ROWS[name]))
+            print(report(results[-1:]).splitlines()[2], flush=True)
+            if kept:
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(results[-1])) + "\n")
+    return results
 
 
 if __name__ == "__main__":
