@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignment.base import ResolvedBase
-from alignment.base_checks import check_base
+from alignment.checks.base_checks import check_base
+from alignment.checks.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding
 from alignment.checks.examples import check_examples
 from alignment.checks.material import Material
 from alignment.checks.votes import NOISY, MeasuredFlips, check_votes, measure_flips
-from alignment.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding
 from alignment.estimate import load_shape
 from alignment.plan import MAX_FLIP_RATE
 from alignment.recipes import Method, TrainingOptions, count_parameters, default_recipe

@@ -2,7 +2,7 @@
 
 Owns how a batch is drawn: left-padded, seeded, each row with the adapter it asks for and never a
 global switch; and how many weights are held. Refuses what was tuned from another base.
-Importing this module costs no torch; `alignment.sampler_process` runs it in a child process.
+Importing this module costs no torch; `sampling.sampler_process` runs it in a child process.
 """
 
 import gc
@@ -18,11 +18,11 @@ from typing import Any
 from alignment.base import ResolvedBase
 from alignment.chat import GenerationError, render_chat
 from alignment.hub.tuned import WEIGHTS, tuning_of
-from alignment.loaded_model import LoadedModel
-from alignment.loading import DType, load_adapter, load_errors, load_model
-from alignment.sampler_process import SamplerProcess
-from alignment.token_feed import FeedPart, TokenFeed
-from alignment.turns import PassOn, draw_in_turns, seeded
+from alignment.sampling.loaded_model import LoadedModel
+from alignment.sampling.loading import DType, load_adapter, load_errors, load_model
+from alignment.sampling.sampler_process import SamplerProcess
+from alignment.sampling.token_feed import FeedPart, TokenFeed
+from alignment.sampling.turns import PassOn, draw_in_turns, seeded
 from annotation.prompts import one_line
 from annotation.schema import Completion, ModelRef, Prompt, Sampling
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.base_checks import BaseProblem, check_base
 from alignment.chat import end_of_turn_ids
+from alignment.checks.base_checks import BaseProblem, check_base
 from alignment.training.data import tokenize_example
 from alignment.training.progress import TrainingError
 from annotation.export import Export, load_examples

@@ -14,12 +14,12 @@ from rich.console import Console
 
 import app
 from alignment.base import ResolvedBase, resolve_base
+from alignment.checks.diagnosis import Diagnosis, DiagnosisError, Finding
 from alignment.checks.examples import is_degenerate
 from alignment.checks.material import Material
 from alignment.checks.tokens import check_tokens, load_tokenizer
 from alignment.checks.votes import check_votes, measure_flips
 from alignment.commands.doctor import print_diagnosis
-from alignment.diagnosis import Diagnosis, DiagnosisError, Finding
 from alignment.doctor import diagnose, examine
 from alignment.pipeline import Pipeline
 from alignment.recipes import Method, TrainingOptions

@@ -544,7 +544,7 @@ def test_streams_take_turns_and_one_that_is_left_waiting_can_go(generator: Local
 def test_importing_costs_no_torch() -> None:
     code = (
         "import sys\n"
-        "import alignment.generation, alignment.worker, annotation.sampling\n"
+        "import alignment.generation, alignment.sampling.worker, annotation.sampling\n"
         "from alignment.base import ResolvedBase\n"
         "from annotation.schema import ModelRef\n"
         "from pathlib import Path\n"

@@ -23,9 +23,9 @@ ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it ser
 WEIGHTS = {
     "alignment/checks/tokens.py",
     "alignment/generation.py",
-    "alignment/loading.py",
-    "alignment/turns.py",
-    "alignment/worker.py",
+    "alignment/sampling/loading.py",
+    "alignment/sampling/turns.py",
+    "alignment/sampling/worker.py",
     "alignment/training/checkpoints.py",
     "alignment/training/hardware.py",
     "alignment/training/losses.py",

@@ -284,8 +284,8 @@ def test_an_app_that_starts_again_goes_on_with_a_killed_run_but_only_once(
     lost = runs.get(run.id)
     assert lost.state is RunState.INTERRUPTED
     assert lost.reason == (
-        "The training process was killed for the second time while training, by someone or for want "
-        "of memory: see log.txt, and resume it."
+        "The training process was killed for the second time while training, by someone or for "
+        "want of memory: see log.txt, and resume it."
     )
     # A person may go on, and from then on the app may once more.
     resumed = runs.resume(run.id)

@@ -8,7 +8,7 @@ import pytest
 
 from alignment.alarms import Alarm
 from alignment.bakeoff.store import Rate, Row
-from alignment.diagnosis import Diagnosis, ExampleTokens, Finding, TokenPiece
+from alignment.checks.diagnosis import Diagnosis, ExampleTokens, Finding, TokenPiece
 from alignment.estimate import Estimate
 from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import FinalMetrics, Metric, RunFolder, RunState, Sample, Status

@@ -119,7 +119,7 @@ def test_the_child_is_polite_knows_no_secrets_and_stops_within_a_batch(
     assert child.nice() == 10
     assert child.ppid() == os.getpid()
     assert not {"HF_TOKEN", "ADMIN_TOKEN"} & set(child.environ())
-    assert child.cmdline()[1:] == ["-m", "alignment.worker"]
+    assert child.cmdline()[1:] == ["-m", "alignment.sampling.worker"]
     raised: list[GenerationError] = []
 
     def ask() -> None:
@@ -221,13 +221,13 @@ def test_a_killed_parent_leaves_no_orphan_and_never_imports_torch(
 
 def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) -> None:
     code = (
-        "import os, alignment.generation, alignment.worker\n"
+        "import os, alignment.generation, alignment.sampling.worker\n"
         "inner = alignment.generation.LocalGenerator.sample\n"
         "def noisy(self, *args, **kwargs):\n"
         "    print('noise'); os.write(1, b'more noise\\n')\n"
         "    return inner(self, *args, **kwargs)\n"
-        "alignment.worker.LocalGenerator.sample = noisy\n"
-        "alignment.worker.main()\n"
+        "alignment.sampling.worker.LocalGenerator.sample = noisy\n"
+        "alignment.sampling.worker.main()\n"
     )
     hello = {
         "base": {"base": "tiny", "base_revision": "0" * 40},

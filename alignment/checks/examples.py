@@ -7,8 +7,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from alignment.checks.diagnosis import Finding, Level
 from alignment.checks.material import RARE, Material, count_of, percent
-from alignment.diagnosis import Finding, Level
 from alignment.training.data import HOLD_OUT_FROM, split_held_out
 from annotation.quality import share_of
 

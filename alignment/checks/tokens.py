@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.chat import ChatError, Tokenizer, encode_prompt, end_of_turn_ids, render_chat
+from alignment.checks.diagnosis import ExampleTokens, Finding, Level, Role, TokenPiece
 from alignment.checks.examples import length_finding
 from alignment.checks.material import count_of
-from alignment.diagnosis import ExampleTokens, Finding, Level, Role, TokenPiece
 from alignment.recipes import Method
 from alignment.starter import STARTER_DIR
 from alignment.training.data import TokenizedPair, tokenize_example

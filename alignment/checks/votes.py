@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from alignment.checks.diagnosis import Finding, Level
 from alignment.checks.material import RARE, Material, percent
-from alignment.diagnosis import Finding, Level
 from annotation.quality import (
     FlipRate,
     decided_votes_by_pair,

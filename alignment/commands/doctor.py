@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from alignment.diagnosis import Diagnosis, ExampleTokens, Finding, Level, TokenPiece
+from alignment.checks.diagnosis import Diagnosis, ExampleTokens, Finding, Level, TokenPiece
 from annotation.faults import Fault
 
 # Signs beside colours, so that a report without colours says the same.

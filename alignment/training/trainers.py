@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.base_checks import check_base
 from alignment.chat import end_of_turn_ids
+from alignment.checks.base_checks import check_base
 from alignment.estimate import load_shape
 from alignment.recipes import Recipe, TrainingSpec
 from alignment.run_store import RunFolder

@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from alignment.diagnosis import Diagnosis, DiagnosisError
+from alignment.checks.diagnosis import Diagnosis, DiagnosisError
 from alignment.pipeline import Pipeline
 from alignment.places.child import ROOT, child_environment
 from alignment.recipes import Method

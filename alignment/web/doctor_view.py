@@ -6,7 +6,7 @@ Strings of HTML; what people and models wrote is escaped here.
 from collections.abc import Sequence
 from html import escape
 
-from alignment.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding, TokenPiece
+from alignment.checks.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding, TokenPiece
 from alignment.web.markup import count_of, safe_text
 
 CHECKING = '<p class="vta-note">Checking the data: some seconds.</p>'

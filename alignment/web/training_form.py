@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
-from alignment.diagnosis import Diagnosis
+from alignment.checks.diagnosis import Diagnosis
 from alignment.estimate import Estimate
 from alignment.pace import say_duration
 from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from alignment.alarms import alarms
-from alignment.diagnosis import Diagnosis
+from alignment.checks.diagnosis import Diagnosis
 from alignment.pipeline import Pipeline
 from alignment.plan import plan_run
 from alignment.recipes import Loss, Method

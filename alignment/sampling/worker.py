@@ -1,4 +1,4 @@
-"""The sampling child: `python -m alignment.worker`, spoken to by `alignment.sampler_process`.
+"""The sampling child, `python -m alignment.sampling.worker`, spoken to by `sampler_process`.
 
 The first line on standard input says which base; each later one is a request, answered by one
 line on standard output. Logs go to standard error. It keeps no state beyond the loaded weights,
@@ -24,7 +24,7 @@ from annotation.prompts import one_line
 from annotation.schema import Message, ModelRef, Prompt, Sampling
 
 NICENESS = 10
-_log = logging.getLogger("alignment.worker")
+_log = logging.getLogger("alignment.sampling.worker")
 
 
 def main() -> int:

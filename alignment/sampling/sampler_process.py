@@ -1,7 +1,7 @@
 """Sampling in a child process: a Generator whose weights live elsewhere.
 
-Owns the child `python -m alignment.worker`: starts it at first use, starts it again when it has
-died, ends it. JSON lines over pipes; imports no torch, so a page that only waits pays nothing.
+Owns the child `python -m alignment.sampling.worker`: starts it at first use, starts it again when
+it has died, ends it. JSON lines over pipes; imports no torch, so a page that only waits pays nothing.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from alignment.base import ResolvedBase
 from alignment.chat import GenerationError
 from annotation.schema import Completion, ModelRef, Prompt, Sampling
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_LOG_BYTES = 2_000_000
 MAX_THREADS = 8
 STOP_TIMEOUT_S = 5.0
@@ -180,7 +180,7 @@ class SamplerProcess:
         full = self._log_path.exists() and self._log_path.stat().st_size > MAX_LOG_BYTES
         with self._log_path.open("wb" if full else "ab") as log:
             child = subprocess.Popen(
-                [sys.executable, "-m", "alignment.worker"],
+                [sys.executable, "-m", "alignment.sampling.worker"],
                 cwd=ROOT,
                 env=_environment(),
                 stdin=subprocess.PIPE,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from alignment.chat import end_of_turn_ids
-from alignment.loaded_model import LoadedModel
+from alignment.sampling.loaded_model import LoadedModel
 
 DType = Literal["bfloat16", "float32"]
 
