@@ -1,7 +1,7 @@
 """Sampling in a child process: a Generator whose weights live elsewhere.
 
 Owns the child `python -m alignment.sampling.worker`: starts it at first use, starts it again when
-it has died, ends it. JSON lines over pipes; imports no torch, so a page that only waits pays nothing.
+it has died, ends it. JSON lines over pipes; imports no torch, so a page that waits pays nothing.
 """
 
 import contextlib
