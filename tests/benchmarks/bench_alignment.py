@@ -8,6 +8,7 @@ process: one import of the libraries for all, which its seconds leave out.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -207,7 +208,8 @@ class SeedBench:
                 missing, model=self._base.ref, sampling=sampling, per_prompt=2
             )
             for prompt, (first, second) in zip(missing, drawn, strict=True):
-                if first.text and second.text and first.text != second.text:
+                # An empty answer, or the same twice, makes no pair.
+                with contextlib.suppress(ValueError):
                     pairs[prompt.id] = Pair(f"pair-{prompt.id}", prompt, (first, second), utc_now())
         return [pairs[p.id] for p in prompts if p.id in pairs]
 
