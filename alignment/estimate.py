@@ -235,9 +235,9 @@ def needs_checkpointing(
 
 
 def disk_bytes(recipe: Recipe, shape: Shape) -> int:
-    """Two checkpoints with optimizer states and one being written, then the final weights."""
+    """Two checkpoints with optimizer states and one being written, the best and final weights."""
     trained = trained_parameters(recipe, shape) * _FLOAT
-    return (KEPT_CHECKPOINTS + 1) * trained * (1 + _ADAM) + trained + 5_000_000
+    return (KEPT_CHECKPOINTS + 1) * trained * (1 + _ADAM) + 2 * trained + 5_000_000
 
 
 def step_seconds(spec: TrainingSpec, shape: Shape, lengths: Lengths) -> float:

@@ -253,7 +253,9 @@ def test_held_out_figures_stand_at_the_scored_steps_and_samples_at_every_second(
     lengths = {m.step: m.sample_tokens for m in metrics if m.sample_tokens is not None}
     assert tuple(lengths) == sampled_steps(STEPS)
     samples = unbroken.samples()
-    assert len(samples) == len(lengths) * PROMPTS
+    # Once more before the first step: what the base itself answers.
+    assert [s.step for s in samples[:PROMPTS]] == [0] * PROMPTS
+    assert len(samples) == (1 + len(lengths)) * PROMPTS
     for step, length in lengths.items():
         tokens = [s.tokens for s in samples if s.step == step]
         assert length == pytest.approx(sum(tokens) / PROMPTS, abs=0.01)
@@ -479,9 +481,9 @@ class SigtermOnce:
 @pytest.mark.parametrize(
     ("where", "count", "step"),
     [
-        # The third time that held-out pairs are scored is step 6, the second samples are step 8's.
+        # The third time that held-out pairs are scored is step 6, the third samples are step 8's.
         ("_score", 3, 6),
-        ("_generate", 2, 8),
+        ("_generate", 3, 8),
         ("_score", 8, STEPS),
     ],
 )

@@ -119,8 +119,8 @@ def test_checkpointing_is_chosen_where_activations_do_not_fit() -> None:
 
 
 def test_disk_counts_three_checkpoints_and_the_weights() -> None:
-    # 1,000 weights of 4 bytes with two moments, three times, and once without.
-    assert disk_bytes(FULL, SHAPE) == 3 * 12_000 + 4_000 + 5_000_000
+    # 1,000 weights of 4 bytes with two moments, three times, and twice without.
+    assert disk_bytes(FULL, SHAPE) == 3 * 12_000 + 2 * 4_000 + 5_000_000
 
 
 def test_tokens_are_counted_by_the_bases_own_tokenizer(base: ResolvedBase, export: Export) -> None:

@@ -96,6 +96,8 @@ class Watch:
             if found.reward_accuracy is not None and found.reward_margin is not None:
                 untrained = Judgement(found.reward_accuracy, found.reward_margin)
                 self.memory = replace(self.memory, judgement=untrained)
+        if step == 0:
+            self._sample_untrained()
         if step in self._scored and self.memory.measured_step < step:
             if is_main_process():
                 self._folder.keep_samples(step - 1)
@@ -105,6 +107,14 @@ class Watch:
                 write_metric(self._folder, replace(metric, seconds=self._seconds))
         if self.memory.judgement.stop or step >= self._spec.steps:
             raise NothingLeft
+
+    def _sample_untrained(self) -> None:
+        """What training starts from, for the eye to compare with."""
+        samples = self._sampler.sample(0, stopping=self._alone_and_told)
+        # Told to stop meanwhile, they would be cut short.
+        if is_main_process() and not self._stop.requested:
+            self._folder.keep_samples(-1)
+            self._folder.append_samples(samples)
 
     def step_begins(self) -> None:
         self._step_began, self._step_tokens = time.monotonic(), 0
