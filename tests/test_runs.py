@@ -449,7 +449,9 @@ def test_steps_follow_the_examples(examples: int, steps: int) -> None:
 
 
 def test_a_bigger_batch_takes_fewer_steps() -> None:
+    # .9 x 80 x 8 / 16; then 75 x sqrt(8 / 16)
     assert default_steps(80, batch_size=16) == 36
+    assert default_steps(200, batch_size=16) == 53
 
 
 def test_parameters_are_counted_from_the_headers(base: ResolvedBase) -> None:
