@@ -8,6 +8,7 @@ process stands for the app. CPU seconds and the load stand beside, since others 
 import argparse
 import itertools
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -23,12 +24,15 @@ from alignment.pipeline import Pipeline, default_sampling
 from alignment.places.warm import WarmWorker
 from alignment.recipes import TrainingOptions
 from alignment.run_store import RunState
+from alignment.scripted_voter import ScriptedVoter
 from alignment.settings import AlignmentSettings
+from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
 from alignment.web.comparison import Comparison
 from annotation.home import Home
-from annotation.journal import JournalReader
-from tests.benchmarks.bench_alignment import cast_votes, starter_base
+from annotation.journal import Journal, JournalReader
+from annotation.schema import ModelRef, Pair, Split, Vote, VoteSource, utc_now
 
+VOTES = 200
 GOAL_S = 20.0
 IDLE_S = 0.5
 
@@ -93,6 +97,38 @@ def measure_click(home: Path, base: ResolvedBase, *, warm: bool) -> Click:
     return Click(*parts, total=answered - clicked, cpu=used_at_end - used)
 
 
+def vote(home: Path, base: ResolvedBase, seed: int) -> None:
+    """Give the home 200 votes of the scripted voter on pairs drawn from the base."""
+    prompts = [p for p in starter_prompts() if p.split is Split.TRAIN]
+    random.Random(seed).shuffle(prompts)
+    generator = LocalGenerator(base, weights_path=lambda _: None)
+    sampling = default_sampling(base, seed=seed)
+    # Some pairs are two of the same answer, so more are drawn than voted on.
+    asked = prompts[: 2 * VOTES]
+    drawn = generator.sample(asked, model=base.ref, sampling=sampling, per_prompt=2)
+    pairs = [
+        Pair(f"pair-{prompt.id}", prompt, (first, second), utc_now())
+        for prompt, (first, second) in zip(asked, drawn, strict=True)
+        if first.text and second.text and first.text != second.text
+    ][:VOTES]
+    voter = ScriptedVoter(seed)
+    journal = Journal(home / "journal.sqlite3")
+    journal.add_pairs(pairs).result()
+    for pair in pairs:
+        choice = voter.choose(pair.prompt.messages[-1].content, *(c.text for c in pair.completions))
+        made = Vote(
+            f"vote-{pair.id}",
+            pair.id,
+            f"scripted-{seed}",
+            choice,
+            flipped=False,
+            created_at=utc_now(),
+            source=VoteSource.SYNTHETIC,
+        )
+        journal.add_vote(made).result()
+    journal.close()
+
+
 def _warmed(worker: WarmWorker) -> float:
     """Wait until the warm process is idle; the CPU seconds that its imports took."""
     worker.start()
@@ -134,14 +170,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=3)
     times = parser.parse_args(arguments).times
-    base = starter_base()
+    ref = ModelRef("starter", starter_revision())
+    base = ResolvedBase(ref, STARTER_DIR, is_starter=True, notice=None)
     print(f"Click to live adapter, medians of {times} (load {os.getloadavg()[0]:.1f})", flush=True)
     found: dict[str, list[Click]] = {"cold": [], "warm": []}
     for index in range(times):
         for name, clicks in found.items():
             with tempfile.TemporaryDirectory(prefix="votetune-click-") as folder:
                 home = Path(folder)
-                cast_votes(home, LocalGenerator(base, weights_path=lambda _: None), base, index)
+                vote(home, base, index)
                 clicks.append(measure_click(home, base, warm=name == "warm"))
                 print(report(f"  {name} {index + 1}", clicks[-1:]), flush=True)
     for name, clicks in found.items():
