@@ -17,6 +17,7 @@ import pytest
 
 from alignment.base import ResolvedBase
 from alignment.places.child import NICENESS, is_child_alive
+from alignment.places.place import Handle
 from alignment.recipes import (
     Loss,
     Recipe,
@@ -330,6 +331,22 @@ def test_sigterm_interrupts_at_a_step_and_cancel_cancels(
         child_of(again).status() == psutil.STATUS_ZOMBIE
     )
     assert cancelled.folder.last_checkpoint() is not None
+
+
+def test_a_cancel_while_held_out_pairs_are_scored_ends_the_run_within_two_seconds(
+    tmp_path: Path, base: ResolvedBase
+) -> None:
+    # Some 80 of 800 examples are held out, enough to be met in the act.
+    many = export_of(tmp_path, 800)
+    runs = Runs(tmp_path / "home")
+    run = runs.start(TrainingOptions("sft", steps=1), base=base, export=many)
+    until(lambda: run.folder.status().state is RunState.EVALUATING)
+    before = time.monotonic()
+    cancelled = runs.cancel(run.id)
+    assert time.monotonic() - before < 2
+    assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "Cancelled by an admin.")
+    assert not is_child_alive(Handle.of(cancelled.status))
+    assert not run.folder.adapter.exists()
 
 
 def test_a_failed_run_says_why_in_one_line(tmp_path: Path, export: Export) -> None:
