@@ -15,6 +15,7 @@ from alignment.checks.examples import check_examples
 from alignment.checks.material import Material
 from alignment.checks.votes import NOISY, MeasuredFlips, check_votes, measure_flips
 from alignment.estimate import load_shape
+from alignment.plan import MAX_FLIP_RATE
 from alignment.recipes import Method, TrainingOptions, count_parameters, default_recipe
 
 __all__ = ["Diagnosis", "Finding", "Material", "diagnose", "examine"]
@@ -78,11 +79,11 @@ def advise(
     """
     options = TrainingOptions(method)
     reasons: list[str] = []
-    if flips and method == "dpo" and flips.of_examples >= NOISY:
+    if flips and method == "dpo" and NOISY <= flips.of_examples <= MAX_FLIP_RATE:
+        options = replace(options, loss="robust", flip_rate=round(flips.of_examples, 3))
         reasons.append(
-            f"Not the robust loss, though {100 * flips.of_examples:.0f} % of examples are thought "
-            "to have their sides swapped: at 20 % it broke two of five models of the starter, "
-            "which plain DPO did not. More votes a pair help for certain."
+            f"The robust loss, because {100 * flips.of_examples:.0f} % of examples are thought to "
+            "have their sides swapped: it corrects for that."
         )
     shrinks = any(f.kind == "length" and f.level == "warning" and _below(f) for f in findings)
     if shrinks and method == "dpo" and length_gap:

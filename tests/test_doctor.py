@@ -359,7 +359,7 @@ def test_noise_is_measured_in_votes_and_in_examples(material_of: MakeMaterial) -
     assert flips.of_examples == pytest.approx((60 * 0.18377 + 28 * 0.04825) / 88, abs=1e-4)
     finding = found(material, "agreement")
     assert finding.level == "warning"
-    assert "more votes a pair" in finding.advice
+    assert "robust" in finding.advice
 
 
 def test_votes_like_coin_flips_are_no_flip_rate_to_correct_for(material_of: MakeMaterial) -> None:
@@ -537,15 +537,15 @@ def test_healthy_data_is_trained_on_with_the_presets(material_of: MakeMaterial, 
     assert diagnosis.advised == TrainingOptions("orpo")
 
 
-def test_noise_is_told_and_the_robust_loss_that_broke_models_is_not_advised(
+def test_noise_is_answered_by_the_robust_loss_with_its_rate(
     material_of: MakeMaterial, tiny: Path
 ) -> None:
     material = material_of(*noisy())
     diagnosis = diagnose(material, tiny_base(tiny), tokens=False)
     # (60 · .18377 + 28 · .04825) / 88 = .14065.
-    assert diagnosis.advised == TrainingOptions("dpo")
-    assert "though 14 % of examples" in diagnosis.reasons[0]
-    # ORPO has no loss that takes a flip rate, so there is nothing to warn of.
+    assert diagnosis.advised == TrainingOptions("dpo", loss="robust", flip_rate=0.141)
+    assert "14 %" in diagnosis.reasons[0]
+    # ORPO has no loss that takes a flip rate.
     orpo = diagnose(material, tiny_base(tiny), method="orpo", tokens=False)
     assert orpo.advised == TrainingOptions("orpo")
 
@@ -719,13 +719,15 @@ def test_the_advised_command_is_one_that_the_command_line_takes(
     print_diagnosis(diagnosis, Console(width=120, no_color=True))
     line = capsys.readouterr().out.rstrip().splitlines()[-1]
     words = line.split("app.py train ")[1].split()
-    assert "--length-penalty" in words
+    assert {"--loss", "--flip-rate", "--length-penalty"} <= set(words)
     command = typer.main.get_command(app.cli).commands["train"]
     asked = command.make_context("train", words).params
     advised = diagnosis.advised
-    assert (asked["method"], asked["loss"]) == ("dpo", None)
-    assert asked["length_penalty"] == advised.length_penalty
-    assert advised.length_penalty
+    assert (asked["method"], asked["loss"]) == ("dpo", "robust")
+    assert (asked["flip_rate"], asked["length_penalty"]) == (
+        advised.flip_rate,
+        advised.length_penalty,
+    )
 
 
 def test_a_report_without_colours_says_the_same(

@@ -24,7 +24,7 @@ SIDE_LEAN = 0.1
 MIN_OVERLAPS = 20
 """Pairs with two decided votes; with fewer, a flip rate of .15 is uncertain by more than .1."""
 NOISY = 0.1
-"""Share of swapped examples that a person should know of: at .2 the starter's gain fell by 40 %."""
+"""Share of swapped examples from which the robust loss is worth its slower learning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def _agreement(m: Material) -> Finding:
         advice = "vote again with clearer rules: these votes differ as coin flips do"
         return Finding("agreement", "warning", title, meaning, advice, *figures)
     if flips.of_examples >= NOISY:
-        advice = "collect more votes a pair, or more pairs, before you rely on a run"
+        advice = "use DPO's robust loss, which takes this rate, or collect more votes a pair"
         return Finding("agreement", "warning", title, meaning, advice, *figures)
     return Finding("agreement", "ok", title, meaning, "", *figures)
 
