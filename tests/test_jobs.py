@@ -4,6 +4,7 @@ The Hub is a double over real HTTP that runs the posted command as a child proce
 """
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -67,8 +68,10 @@ def hub(
     }
     yield hub_double
     for child in psutil.Process().children(recursive=True):
-        if "alignment.places.jobs_follow" in child.cmdline():
-            child.kill()
+        # One that has just ended has no command line any more.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "alignment.places.jobs_follow" in child.cmdline():
+                child.kill()
 
 
 @pytest.fixture(scope="module")
@@ -417,6 +420,15 @@ def folder(tmp_path: Path) -> RunFolder:
     made.path.mkdir(parents=True)
     made.write_status(Status(RunState.PREPARING, utc_now(), utc_now()))
     return made
+
+
+@pytest.mark.parametrize("told", ["queued", "preparing", "training", "evaluating"])
+def test_a_run_reaches_its_end_from_wherever_the_log_broke_off(folder: RunFolder, told: str):
+    folder.write_status(Status(RunState(told), utc_now(), utc_now()))
+    with folder.locked():
+        FolderMirror(folder).reach(RunState.EVALUATING)
+        assert folder.status().state is RunState.EVALUATING
+        assert folder.move(RunState.DONE).state is RunState.DONE
 
 
 def test_what_a_job_tells_arrives_once_however_often_it_is_replayed(

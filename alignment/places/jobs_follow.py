@@ -283,9 +283,8 @@ class Follower:
         with self._folder.locked():
             if is_over(self._folder):
                 raise Stopped
-            for state in (RunState.TRAINING, RunState.EVALUATING):
-                if self._folder.status().state is not RunState.EVALUATING:
-                    self._folder.move(state)
+            # The log may have ended before it told how far the job was.
+            self._mirror.reach(RunState.EVALUATING)
             status = replace(self._folder.status(), step=result.step)
             self._folder.write_status(status)
             self._folder.move(RunState.DONE, final=result.final)

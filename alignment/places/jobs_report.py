@@ -114,17 +114,23 @@ class FolderMirror:
             self._samples.add(key)
             self.folder.append_samples([sample])
 
+    def reach(self, state: RunState) -> None:
+        """Walk an active run on to `state` by legal steps; nothing where it is there or further.
+
+        The caller holds the lock.
+        """
+        wanted = _ORDER.index(state) if state in _ORDER else 0
+        for following in _ORDER[_ORDER.index(self.folder.status().state) + 1 : wanted + 1]:
+            self.folder.move(following)
+
     def _take_state(self, state: RunState, step: int, reason: object) -> None:
         """As far as this state: done, failed and cancelled are said only when the job has ended."""
         if state is RunState.FAILED:
             self.reason = " ".join(str(reason).split())[:300]
-        wanted = _ORDER.index(state) if state in _ORDER else 0
         with self.folder.locked():
-            status = self.folder.status()
-            if status.state not in ACTIVE:
+            if self.folder.status().state not in ACTIVE:
                 return
-            for following in _ORDER[_ORDER.index(status.state) + 1 : wanted + 1]:
-                self.folder.move(following)
+            self.reach(state)
             status = self.folder.status()
             if step > status.step:
                 self.folder.write_status(replace(status, step=step))
