@@ -74,6 +74,7 @@ class FinalMetrics:
     stopped_early: bool = False
     kept_step: int | None = None
     peak_memory_bytes: int | None = None
+    disk_bytes: int | None = None
     tokens_per_s: float | None = None
 
 
@@ -188,6 +189,10 @@ class RunFolder:
         """Alone among all processes of this home; the kernel lets go of it when one dies."""
         with hold_lock(self.path.parent):
             yield
+
+    def disk_bytes(self) -> int:
+        """What the run's files take now."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     def write_spec(self, spec: TrainingSpec) -> None:
         _write_json(self.spec_file, asdict(spec) | {"base_path": str(spec.base_path)})

@@ -118,6 +118,8 @@ def _finish(
         restore_best(trainer.model, folder)
     peak_bytes = watch.peak_bytes
     save_weights(trainer.model, spec, folder)
+    # Before the checkpoints go: the most that the run has held.
+    disk_bytes = folder.disk_bytes()
     clear(folder)
     kept = (
         next(m for m in metrics if m.step == judgement.best_step) if judgement.stop else metrics[-1]
@@ -135,6 +137,7 @@ def _finish(
         stopped_early=judgement.stop,
         kept_step=kept.step,
         peak_memory_bytes=peak_bytes,
+        disk_bytes=disk_bytes,
         tokens_per_s=memory.tokens_per_s,
     )
     with folder.locked():

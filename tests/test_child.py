@@ -141,7 +141,8 @@ def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
     """Bit for bit: losses, held-out figures, samples, the ends, the weights."""
     assert steady(found.metrics()) == steady(expected.metrics())
     assert found.samples() == expected.samples()
-    clocks: dict[str, Any] = {"seconds": 0.0, "tokens_per_s": None, "peak_memory_bytes": None}
+    clocks: dict[str, Any] = dict.fromkeys(("tokens_per_s", "peak_memory_bytes", "disk_bytes"))
+    clocks["seconds"] = 0.0
     assert replace(final_of(found), **clocks) == replace(final_of(expected), **clocks)
     weights = "adapter_model.safetensors"
     assert (found.adapter / weights).read_bytes() == (expected.adapter / weights).read_bytes()
@@ -335,6 +336,8 @@ def test_time_memory_and_tokens_are_measured(unbroken: RunFolder) -> None:
     assert (final.steps, final.kept_step, final.stopped_early) == (STEPS, STEPS, False)
     # This process alone has torch in it.
     assert 100e6 < (final.peak_memory_bytes or 0) < 20e9
+    # Two checkpoints were there beside what is left now.
+    assert unbroken.disk_bytes() < (final.disk_bytes or 0) < 20e6
     assert all(m.tokens_per_s for m in metrics)
     rates = [m.tokens_per_s or 0.0 for m in metrics]
     assert min(rates) <= (final.tokens_per_s or 0.0) <= max(rates)

@@ -45,6 +45,8 @@ def _facts(run: Run, metrics: Sequence[Metric]) -> Iterable[str]:
         yield f"took <b>{say_duration(final.seconds)}</b>"
         if final.peak_memory_bytes:
             yield f"memory at most <b>{final.peak_memory_bytes / 1e9:.1f} GB</b>"
+        if final.disk_bytes:
+            yield f"disk <b>{final.disk_bytes / 1e6:.0f} MB</b>"
     elif metrics:
         yield f"loss <b>{number(metrics[-1].loss)}</b>"
 
