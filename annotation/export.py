@@ -116,8 +116,8 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
 
 
 def live_votes(journal: JournalReader) -> list[Vote]:
-    """The votes that an export rests on: counted, not undone, no skip; oldest first."""
-    return [v for v in journal.votes() if v.counted and v.choice is not Choice.SKIP]
+    """The votes that an export rests on: they count and are no skip; oldest first."""
+    return [v for v in journal.votes() if v.counts and v.choice is not Choice.SKIP]
 
 
 def export_preferences(journal: JournalReader, directory: Path) -> Export:

@@ -26,7 +26,7 @@ from annotation.journal_schema import (
     to_text,
 )
 from annotation.journal_writer import GroupCommitWriter
-from annotation.schema import Pair, Reason, Vote, utc_now
+from annotation.schema import Pair, PairKind, Reason, Vote, utc_now
 
 __all__ = [
     "Journal",
@@ -41,7 +41,8 @@ __all__ = [
 ]
 
 _UNSEEN = """
-    pairs.retired_at IS NULL AND NOT EXISTS (
+    pairs.retired_at IS NULL AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')
+    AND NOT EXISTS (
         SELECT 1 FROM assignments AS mine
         WHERE mine.voter = :voter AND mine.pair_id = pairs.id
           AND (mine.done OR mine.expires_at > :now))
@@ -137,6 +138,16 @@ class Journal(JournalReader):
         now = self._clock()
         return self._writer.submit(lambda db: stored.undo_vote(db, vote_id, voter, now))
 
+    def set_aside(self, voter: str, why: str) -> "Future[int]":
+        """Let no vote of `voter` count, for the reason `why`, until `bring_back`; how many."""
+        now = self._clock()
+        return self._writer.submit(lambda db: stored.set_aside(db, voter, why, now))
+
+    def bring_back(self, voter: str) -> "Future[int]":
+        """Let the votes of `voter` count again as they did before; how many."""
+        now = self._clock()
+        return self._writer.submit(lambda db: stored.set_aside(db, voter, None, now))
+
     def mark_pairs_delivered(self, ids: Sequence[str]) -> "Future[None]":
         """Argilla has these pairs."""
         rows = [(pair_id,) for pair_id in ids]
@@ -206,11 +217,17 @@ def _mirror_pairs(db: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
 
 def _insert_pair(db: sqlite3.Connection, pair: Pair, *, delivered: bool) -> bool:
     added = db.execute(
-        "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, delivered)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        (*pair_to_row(pair), int(delivered)),
+        "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, kind, only_for,"
+        " author, repeats, expected, delivered)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (*pair_to_row(pair), int(delivered or not _is_public(pair))),
     )
     return added.rowcount == 1
+
+
+def _is_public(pair: Pair) -> bool:
+    # Argilla's own pages would show a check or an unapproved prompt to everybody.
+    return pair.kind in (PairKind.POOL, PairKind.OWN) and pair.only_for is None
 
 
 def _issue(

@@ -81,16 +81,28 @@ class JournalReader:
 
     def vote_count(self) -> int:
         """Votes that count: live, and no skip."""
-        return self._number("SELECT count(*) FROM votes WHERE superseded_at IS NULL AND counted")
+        return self._number(
+            "SELECT count(*) FROM votes"
+            " WHERE superseded_at IS NULL AND counted AND set_aside IS NULL"
+        )
+
+    def set_aside_voters(self) -> dict[str, str]:
+        """Voter to why their votes are set aside."""
+        rows = self._rows("SELECT voter, set_aside FROM voters WHERE set_aside IS NOT NULL")
+        return {row["voter"]: row["set_aside"] for row in rows}
 
     def ready_count(self, *, votes_per_pair: int, now: datetime) -> int:
         """Pairs that still want votes after the votes and the running leases they have."""
-        wanting = "SELECT count(*) FROM pairs WHERE retired_at IS NULL AND votes < :wanted"
+        wanting = (
+            "SELECT count(*) FROM pairs WHERE retired_at IS NULL AND votes < :wanted"
+            " AND only_for IS NULL AND kind IN ('pool', 'own')"
+        )
         taken = """
             SELECT count(*) FROM (
                 SELECT 1 FROM assignments AS lease JOIN pairs ON pairs.id = lease.pair_id
                 WHERE lease.done = 0 AND lease.expires_at > :now
                   AND pairs.retired_at IS NULL AND pairs.votes < :wanted
+                  AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')
                 GROUP BY pairs.seq HAVING pairs.votes + count(*) >= :wanted)
         """
         return self._number(
@@ -99,8 +111,10 @@ class JournalReader:
         )
 
     def pairs_per_prompt(self) -> dict[str, int]:
-        """Prompt id to the number of pairs ever made of it, retired ones included."""
-        rows = self._rows("SELECT prompt_id, count(*) AS made FROM pairs GROUP BY prompt_id")
+        """Prompt id to the number of pairs ever sampled of it, retired ones included."""
+        rows = self._rows(
+            "SELECT prompt_id, count(*) AS made FROM pairs WHERE kind = 'pool' GROUP BY prompt_id"
+        )
         return {row["prompt_id"]: row["made"] for row in rows}
 
     def undelivered_pairs(self, limit: int) -> list[Pair]:

@@ -1,7 +1,7 @@
-"""The journal's file: its tables, how a connection is opened, and rows to types and back.
+"""The journal's file: how a connection is opened, and rows to types and back.
 
-Owns the SQL schema and its version. Refuses a file that a newer Votetune wrote, and text that
-is not valid Unicode. Decides nothing about who may vote.
+Refuses a file that a newer Votetune wrote, and text that is not valid Unicode. Its tables are in
+`journal_tables`. Decides nothing about who may vote.
 """
 
 import json
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from annotation.faults import Fault
+from annotation.journal_tables import SCHEMA_VERSION, upgrade_script
 from annotation.schema import (
     Choice,
     Completion,
     Message,
     ModelRef,
     Pair,
+    PairKind,
     Prompt,
     Reason,
     Sampling,
@@ -26,72 +28,7 @@ from annotation.schema import (
     VoteSource,
 )
 
-SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 10.0
-
-_TABLES = """
-CREATE TABLE pairs (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    prompt_id TEXT NOT NULL,
-    messages TEXT NOT NULL,
-    first TEXT NOT NULL,
-    second TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    votes INTEGER NOT NULL DEFAULT 0,
-    delivered INTEGER NOT NULL DEFAULT 0,
-    retired_at TEXT
-) STRICT;
-CREATE INDEX pairs_by_votes ON pairs (votes, seq) WHERE retired_at IS NULL;
-CREATE INDEX pairs_by_prompt ON pairs (prompt_id);
-CREATE INDEX pairs_undelivered ON pairs (seq) WHERE delivered = 0 AND retired_at IS NULL;
-
-CREATE TABLE assignments (
-    voter TEXT NOT NULL,
-    pair_id TEXT NOT NULL REFERENCES pairs (id),
-    issued_at TEXT NOT NULL,
-    expires_at TEXT NOT NULL,
-    done INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (voter, pair_id)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX assignments_open ON assignments (pair_id, expires_at) WHERE done = 0;
-CREATE INDEX assignments_open_by_voter ON assignments (voter, issued_at) WHERE done = 0;
-
-CREATE TABLE votes (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
-    pair_id TEXT NOT NULL REFERENCES pairs (id),
-    voter TEXT NOT NULL,
-    choice TEXT NOT NULL,
-    flipped INTEGER NOT NULL,
-    created_at TEXT NOT NULL,
-    reasons TEXT NOT NULL,
-    comment TEXT NOT NULL,
-    source TEXT NOT NULL,
-    superseded_at TEXT,
-    counted INTEGER NOT NULL,
-    why TEXT,
-    revision INTEGER NOT NULL,
-    delivered_revision INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE UNIQUE INDEX votes_live ON votes (pair_id, voter) WHERE superseded_at IS NULL;
-CREATE INDEX votes_by_pair ON votes (pair_id, voter);
-CREATE INDEX votes_by_voter ON votes (voter);
-CREATE INDEX votes_undelivered ON votes (seq)
-    WHERE delivered_revision < revision AND counted AND choice <> 'skip' AND source <> 'argilla';
-
-CREATE TABLE vote_history (
-    vote_id TEXT NOT NULL REFERENCES votes (id),
-    revision INTEGER NOT NULL,
-    reasons TEXT NOT NULL,
-    comment TEXT NOT NULL,
-    superseded_at TEXT,
-    replaced_at TEXT NOT NULL,
-    PRIMARY KEY (vote_id, revision)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-"""
 
 
 class JournalError(Fault):
@@ -152,7 +89,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
     connection = _connect(path)
     try:
         if _version(connection, path) < SCHEMA_VERSION:
-            raise JournalError(f"{path} is not a journal of Votetune: start the app to make one.")
+            raise JournalError(
+                f"{path} is not a journal of this Votetune: start the app to make or renew it."
+            )
         connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
@@ -189,11 +128,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             raise JournalError(f"{path} is on a disk without SQLite's WAL: use a local disk.")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        if version == 0:
+        # What was deleted on a voter's wish is overwritten, not only unlinked.
+        connection.execute("PRAGMA secure_delete = ON")
+        if version < SCHEMA_VERSION:
             # One script in one transaction: a crash leaves no half-made journal.
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+            connection.executescript(f"BEGIN IMMEDIATE; {upgrade_script(version)} COMMIT;")
     except sqlite3.Error as error:
         raise translate(error, path) from error
 
@@ -212,11 +151,23 @@ def to_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def pair_to_row(pair: Pair) -> tuple[str, ...]:
-    """id, prompt_id, messages, first, second, created_at."""
+def pair_to_row(pair: Pair) -> tuple[str | None, ...]:
+    """What a pair is, column by column from `id` to `created_at`, then `kind` to `expected`."""
     first, second = (_dumps(asdict(completion)) for completion in pair.completions)
     messages = _dumps([asdict(message) for message in pair.prompt.messages])
-    return (pair.id, pair.prompt.id, messages, first, second, to_text(pair.created_at))
+    return (
+        pair.id,
+        pair.prompt.id,
+        messages,
+        first,
+        second,
+        to_text(pair.created_at),
+        pair.kind.value,
+        pair.only_for,
+        pair.author,
+        pair.repeats,
+        pair.expected.value if pair.expected else None,
+    )
 
 
 def pair_from_row(row: sqlite3.Row) -> Pair:
@@ -225,11 +176,16 @@ def pair_from_row(row: sqlite3.Row) -> Pair:
         prompt=Prompt(tuple(Message(**message) for message in json.loads(row["messages"]))),
         completions=(_completion(row["first"]), _completion(row["second"])),
         created_at=datetime.fromisoformat(row["created_at"]),
+        kind=PairKind(row["kind"]),
+        only_for=row["only_for"],
+        author=row["author"],
+        repeats=row["repeats"],
+        expected=Choice(row["expected"]) if row["expected"] else None,
     )
 
 
 def vote_to_row(vote: Vote) -> tuple[str | int | None, ...]:
-    """Every column of `votes` but seq and delivered_revision."""
+    """Every column of `votes` but seq and those that say who has got it."""
     return (
         vote.id,
         vote.pair_id,
@@ -244,11 +200,13 @@ def vote_to_row(vote: Vote) -> tuple[str | int | None, ...]:
         int(vote.counted),
         vote.why,
         vote.revision,
+        to_text(vote.issued_at) if vote.issued_at else None,
+        vote.set_aside,
     )
 
 
 def vote_from_row(row: sqlite3.Row) -> Vote:
-    undone = row["superseded_at"]
+    undone, issued = row["superseded_at"], row["issued_at"]
     return Vote(
         id=row["id"],
         pair_id=row["pair_id"],
@@ -263,6 +221,8 @@ def vote_from_row(row: sqlite3.Row) -> Vote:
         counted=bool(row["counted"]),
         why=row["why"],
         revision=row["revision"],
+        issued_at=datetime.fromisoformat(issued) if issued else None,
+        set_aside=row["set_aside"],
     )
 
 

@@ -110,6 +110,19 @@ def mirror_removed(db: sqlite3.Connection, gone: Sequence[tuple[str, str]], now:
             _supersede(db, vote_from_row(row), now, delivered=True)
 
 
+def set_aside(db: sqlite3.Connection, voter: str, why: str | None, now: datetime) -> int:
+    """Set every vote of `voter`, those to come too, aside for `why`; None brings them back."""
+    db.execute(
+        "INSERT INTO voters (voter, set_aside, changed_at) VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+        " SET set_aside = excluded.set_aside, changed_at = excluded.changed_at, backed_up = 0",
+        (voter, why, to_text(now)),
+    )
+    changed = db.execute("UPDATE votes SET set_aside = ? WHERE voter = ?", (why, voter)).rowcount
+    for row in db.execute("SELECT DISTINCT pair_id FROM votes WHERE voter = ?", (voter,)):
+        _recount(db, row["pair_id"])
+    return changed
+
+
 def _pair_row(db: sqlite3.Connection, pair_id: str) -> sqlite3.Row:
     row: sqlite3.Row | None = db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone()
     if row is None:
@@ -152,10 +165,11 @@ def _outcome(db: sqlite3.Connection, vote_id: str, *, replayed: bool = False) ->
 def _insert(db: sqlite3.Connection, vote: Vote, *, delivered: bool) -> None:
     if vote.counted and _pair_row(db, vote.pair_id)["retired_at"] is not None:
         vote = replace(vote, counted=False, why=RETIRED)
+    vote = replace(vote, issued_at=_issued_at(db, vote), set_aside=_set_aside(db, vote.voter))
     db.execute(
         "INSERT INTO votes (id, pair_id, voter, choice, flipped, created_at, reasons, comment,"
-        " source, superseded_at, counted, why, revision, delivered_revision)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " source, superseded_at, counted, why, revision, issued_at, set_aside,"
+        " delivered_revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (*vote_to_row(vote), vote.revision if delivered else 0),
     )
     moment = to_text(vote.created_at)
@@ -206,9 +220,23 @@ def _mark_delivered(db: sqlite3.Connection, vote_id: str) -> None:
 def _recount(db: sqlite3.Connection, pair_id: str) -> None:
     db.execute(
         "UPDATE pairs SET votes = (SELECT count(*) FROM votes"
-        " WHERE pair_id = pairs.id AND superseded_at IS NULL AND counted) WHERE id = ?",
+        " WHERE pair_id = pairs.id AND superseded_at IS NULL AND counted AND set_aside IS NULL)"
+        " WHERE id = ?",
         (pair_id,),
     )
+
+
+def _issued_at(db: sqlite3.Connection, vote: Vote) -> datetime | None:
+    row = db.execute(
+        "SELECT issued_at FROM assignments WHERE voter = ? AND pair_id = ?",
+        (vote.voter, vote.pair_id),
+    ).fetchone()
+    return datetime.fromisoformat(row["issued_at"]) if row else vote.issued_at
+
+
+def _set_aside(db: sqlite3.Connection, voter: str) -> str | None:
+    row = db.execute("SELECT set_aside FROM voters WHERE voter = ?", (voter,)).fetchone()
+    return row["set_aside"] if row else None
 
 
 def _with_free_id(db: sqlite3.Connection, vote: Vote) -> Vote:

@@ -41,6 +41,19 @@ class Reason(StrEnum):
     STYLE = "style"
 
 
+class PairKind(StrEnum):
+    """Where a pair comes from. Only `pool` and `own` are ever delivered, exported or trained on.
+
+    `own` is a prompt that a voter asked, `gold` one whose better side is known, `repeat` a pair
+    shown once more to the same voter with its sides swapped.
+    """
+
+    POOL = "pool"
+    OWN = "own"
+    GOLD = "gold"
+    REPEAT = "repeat"
+
+
 class VoteSource(StrEnum):
     """Where a vote was cast; `synthetic` votes come from scripted voters and say so everywhere."""
 
@@ -152,12 +165,22 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two different, non-empty completions of one prompt, in the order of the Argilla record."""
+    """Two different, non-empty completions of one prompt, in the order of the Argilla record.
+
+    A pair `only_for` a voter is given to nobody else. `author` is who asked an own prompt,
+    `repeats` the id of the pair that a repeat shows again, `expected` the better side of a gold
+    pair, in the record's order.
+    """
 
     id: str
     prompt: Prompt
     completions: tuple[Completion, Completion]
     created_at: datetime
+    kind: PairKind = PairKind.POOL
+    only_for: str | None = None
+    author: str | None = None
+    repeats: str | None = None
+    expected: Choice | None = None
 
     def __post_init__(self) -> None:
         first, second = (c.text.strip() for c in self.completions)
@@ -165,6 +188,10 @@ class Pair:
             raise ValueError(f"Pair {self.id} has an empty completion: draw it again.")
         if first == second:
             raise ValueError(f"Pair {self.id} has two equal completions: draw one again.")
+        if (self.kind is PairKind.GOLD) != (self.expected in (Choice.A, Choice.B)):
+            raise ValueError(f"Pair {self.id}: a gold pair, and no other, has a better side.")
+        if (self.kind is PairKind.REPEAT) != (self.repeats is not None):
+            raise ValueError(f"Pair {self.id}: a repeat, and no other, names the pair it repeats.")
 
     def shown(self, flipped: bool) -> tuple[Completion, Completion]:
         """The completions as sides (a, b) for a voter whose sides are `flipped` or not."""
@@ -188,6 +215,8 @@ class Vote:
     `flipped` is True when the voter's side a was `pair.completions[1]`. `revision` grows with
     every change (reasons, comment, undo), so that a delivery can tell which state it delivered.
     `why` says in plain words why a vote does not count, and is None for one that does.
+    `issued_at` is when the voter was given the pair. `set_aside` says why the owner has set the
+    voter's votes aside, which can be taken back at any time; None where they are not.
     """
 
     id: str
@@ -203,6 +232,13 @@ class Vote:
     counted: bool = True
     why: str | None = None
     revision: int = 1
+    issued_at: datetime | None = None
+    set_aside: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is part of any figure or dataset: live, counted and not set aside."""
+        return self.counted and self.set_aside is None and self.superseded_at is None
 
     @property
     def record_choice(self) -> Choice:

@@ -6,7 +6,7 @@ Read once at start and passed on by constructor. Knows nothing of models.
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
@@ -63,6 +63,18 @@ def _argilla_name(value: str) -> str:
     return value
 
 
+def _repo(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}", value):
+        raise ValueError("not a repository")
+    return value
+
+
+def _licence(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 .+-]{0,63}", value):
+        raise ValueError("not a licence")
+    return value
+
+
 def _default_host(known: dict[str, object]) -> str:
     # A Space's proxy reaches the app from outside the container.
     return "0.0.0.0" if known["system"] == "spaces" else "127.0.0.1"  # noqa: S104
@@ -91,13 +103,32 @@ class AnnotationSettings(BaseSettings):
         None, description="an address such as http://127.0.0.1:6900"
     )
     argilla_api_key: SecretStr | None = Field(None, description="an owner's API key")
+    anonymous_votes: Literal["count", "store", "refuse"] = Field(
+        "count", description="count, store or refuse"
+    )
+    repeat_share: float = Field(0.0, ge=0, le=0.5, description="a share from 0 to 0.5")
+    gold_pairs: Path | None = Field(
+        None, description='a .jsonl file of {"prompt", "better", "worse"}'
+    )
+    gold_share: float = Field(0.1, ge=0, le=0.5, description="a share from 0 to 0.5")
+    own_prompts: Literal["open", "moderated", "off"] = Field(
+        "open", description="open, moderated or off"
+    )
+    data_licence: Annotated[str, AfterValidator(_licence)] = Field(
+        "Apache-2.0", description="the name of a licence, such as CC-BY-4.0"
+    )
+    votes_repo: Annotated[str, AfterValidator(_repo)] | None = Field(
+        None, description="a dataset repository as owner/name"
+    )
+    hf_token: SecretStr | None = Field(None, description="a Hugging Face token")
     argilla_workspace: ArgillaName = Field("votetune", description="letters, digits, - and _")
     argilla_dataset: ArgillaName = Field("preferences", description="letters, digits, - and _")
 
     @property
     def forgets_at_restart(self) -> bool:
         """Whether votes are only on a Space's own disk, which a restart wipes."""
-        return self.system == "spaces" and self.argilla_api_url is None
+        kept_elsewhere = self.argilla_api_url or self.votes_repo
+        return self.system == "spaces" and not kept_elsewhere
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> "AnnotationSettings":
@@ -108,4 +139,13 @@ class AnnotationSettings(BaseSettings):
                 else ("ARGILLA_API_KEY", "ARGILLA_API_URL")
             )
             raise ValueError(f"{have} is set and {want} is not: set both, or neither.")
+        return self
+
+    @model_validator(mode="after")
+    def _backup_needs_a_token(self) -> "AnnotationSettings":
+        if self.votes_repo and not self.hf_token:
+            raise ValueError(
+                "VOTES_REPO is set and HF_TOKEN is not: set a token that may write there, or unset "
+                "it."
+            )
         return self

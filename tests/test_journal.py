@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation import journal_schema
+from annotation import journal_schema, journal_tables
 from annotation.journal import (
     Journal,
     JournalError,
@@ -35,6 +35,7 @@ from annotation.schema import (
     Message,
     ModelRef,
     Pair,
+    PairKind,
     Prompt,
     Reason,
     Sampling,
@@ -486,8 +487,65 @@ def test_a_lease_ends_and_the_late_vote_is_still_stored(journal: Journal) -> Non
     assert journal.ready_count(votes_per_pair=1, now=NOON + LEASE) == 2
     assert give(journal, "cat", now=NOON + LEASE) == "p0"
     late = make_vote("v1", "p0", created_at=NOON + 2 * LEASE)
-    assert journal.add_vote(late, issued_only=True).result().vote == late
+    stored = journal.add_vote(late, issued_only=True).result().vote
+    assert stored == replace(late, issued_at=NOON)
     assert journal.vote_count() == 1
+
+
+def test_a_journal_of_version_1_keeps_all_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    pair, vote = make_pair("p0"), make_vote("v1", "p0")
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.executescript(journal_tables._VERSION_1 + "PRAGMA user_version = 1;")
+        db.execute(
+            "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, votes)"
+            " VALUES (?, ?, ?, ?, ?, ?, 1)",
+            journal_schema.pair_to_row(pair)[:6],
+        )
+        db.execute(
+            "INSERT INTO votes (id, pair_id, voter, choice, flipped, created_at, reasons, comment,"
+            " source, superseded_at, counted, why, revision)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            journal_schema.vote_to_row(vote)[:13],
+        )
+    with pytest.raises(JournalError, match="start the app to make or renew it"):
+        JournalReader(path)
+    with contextlib.closing(Journal(path)) as journal:
+        assert journal.pairs() == [pair]
+        assert journal.votes() == [vote]
+        assert journal.set_aside("ann", "always left").result() == 1
+    with contextlib.closing(Journal(path)) as journal:
+        assert journal.vote_count() == 0
+
+
+def test_set_aside_votes_count_nowhere_until_they_are_brought_back(journal: Journal) -> None:
+    journal.add_pairs([make_pair("p0"), make_pair("p1")]).result()
+    journal.add_vote(make_vote("v1", "p0")).result()
+    assert journal.set_aside("ann", "answers in a second").result() == 1
+    later = journal.add_vote(make_vote("v2", "p1")).result().vote
+    assert later.set_aside == "answers in a second"
+    assert not later.counts
+    assert later.counted  # what it was worth is kept for the day it is brought back
+    assert journal.vote_count() == 0
+    assert journal.set_aside_voters() == {"ann": "answers in a second"}
+    # Their pairs want other votes again, and Argilla still gets what was voted.
+    assert journal.ready_count(votes_per_pair=1, now=NOON) == 2
+    assert [vote.id for vote in journal.undelivered_votes(9)] == ["v1", "v2"]
+    assert journal.bring_back("ann").result() == 2
+    assert [vote.counts for vote in journal.votes()] == [True, True]
+    assert journal.ready_count(votes_per_pair=1, now=NOON) == 0
+    assert journal.set_aside_voters() == {}
+
+
+def test_checks_and_pairs_for_one_voter_are_given_to_nobody_else(journal: Journal) -> None:
+    gold = replace(make_pair("gold"), kind=PairKind.GOLD, expected=Choice.A)
+    own = replace(make_pair("own"), kind=PairKind.OWN, author="ann", only_for="ann")
+    again = replace(make_pair("again"), kind=PairKind.REPEAT, repeats="p0", only_for="ann")
+    journal.add_pairs([gold, own, again, make_pair("p0")]).result()
+    assert journal.pairs() == [gold, own, again, make_pair("p0")]
+    assert journal.ready_count(votes_per_pair=1, now=NOON) == 1
+    assert [pair.id for pair in journal.undelivered_pairs(9)] == ["p0"]
+    assert give(journal, "bob") == "p0"
 
 
 def test_unleased_pairs_come_before_pairs_that_others_hold(journal: Journal) -> None:
