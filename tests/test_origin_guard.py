@@ -1,5 +1,9 @@
 """What another site's page may ask of the app: nothing that changes or reads it."""
 
+import gc
+import warnings
+from collections.abc import Iterator
+
 import gradio as gr
 import pytest
 from fastapi import FastAPI
@@ -7,16 +11,23 @@ from starlette.testclient import TestClient
 
 from annotation.origin_guard import OriginGuard
 
-# Gradio leaves event loops of its own unclosed where it builds Blocks outside a server.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 HOST = "ada-votetune.hf.space"
 EVIL = "https://evil.example"
 
 
 @pytest.fixture(scope="module")
-def browser() -> TestClient:
+def browser() -> Iterator[TestClient]:
     """Gradio's own routes and one of ours, as a Space serves them."""
+    yield TestClient(build_app(), base_url=f"https://{HOST}")
+    # Gradio leaves event loops unclosed where Blocks are built outside a server: none may be
+    # found by the collector in the middle of another test.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def build_app() -> FastAPI:
     app = FastAPI()
 
     @app.post("/api/votes")
@@ -28,7 +39,7 @@ def browser() -> TestClient:
         box.submit(lambda text: text.upper(), box, out, api_name="shout")
     gr.mount_gradio_app(app, blocks, path="/")
     app.add_middleware(OriginGuard)
-    return TestClient(app, base_url=f"https://{HOST}")
+    return app
 
 
 ROUTES = ["/api/votes", "/gradio_api/run/shout", "/gradio_api/call/shout", "/gradio_api/queue/join"]
