@@ -15,6 +15,7 @@ from alignment.hub.client import is_repo_id
 from alignment.hub.model_files import ModelFilesError, sha256_of
 from alignment.hub.pull import Pulled, PullError, list_pulled, pull_tuned
 from alignment.hub.tuned import check_tuned, check_whole_model, tuned_weight_files, tuning_of
+from alignment.promotions import Promotions
 from alignment.recipes import Tuning
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
@@ -62,6 +63,7 @@ class Registry:
         self._home = home.absolute()
         self._base = base
         self._token = token
+        self.promotions = Promotions(home)
         self._digests: dict[tuple[tuple[str, int, int], ...], str] = {}
         self._pulling = threading.Lock()
 
@@ -73,8 +75,19 @@ class Registry:
         return [self._base_model(), *self._run_models(), *self._pulled_models()]
 
     def policy(self) -> RegisteredModel:
-        """The model that pairs are sampled from: the base."""
-        return self._base_model()
+        """The model that pairs are sampled from: the last one promoted, the base before any.
+
+        Raises RegistryError where the promoted model is here no more.
+        """
+        promoted = self.promotions.current()
+        if promoted is None:
+            return self._base_model()
+        found = next((m for m in self.models() if m.ref == promoted), None)
+        if found is None:
+            raise RegistryError(
+                f"The policy {promoted.label} is not here any more: pull it again, or roll back."
+            )
+        return found
 
     def get(self, name: str, *, pull: bool = True) -> RegisteredModel:
         """The model that `name` means: base, policy, a run's id, owner/name or owner/name@revision.
