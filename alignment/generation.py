@@ -1,27 +1,26 @@
 """Answers from local weights: one shared base with LoRA adapters, and whole models beside it.
 
-Owns how a batch is drawn: left-padded, seeded, each row with the adapter it asks for and never a
-global switch; and how many weights are held. Refuses what was tuned from another base.
-Importing this module costs no torch; `sampling.sampler_process` runs it in a child process.
+Owns which weights answer, how many are held, and the seed of a request. Refuses what was tuned
+from another base. Importing this module costs no torch; `sampler_process` runs it in a child.
 """
 
 import gc
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from alignment.base import ResolvedBase
 from alignment.chat import GenerationError, render_chat
 from alignment.hub.tuned import WEIGHTS, tuning_of
+from alignment.sampling.batches import Row, batches_of, generate_rows
 from alignment.sampling.loaded_model import LoadedModel
 from alignment.sampling.loading import DType, load_adapter, load_errors, load_model
 from alignment.sampling.sampler_process import SamplerProcess
-from alignment.sampling.token_feed import FeedPart, TokenFeed
+from alignment.sampling.token_feed import TokenFeed
 from alignment.sampling.turns import PassOn, draw_in_turns, seeded
 from annotation.prompts import one_line
 from annotation.schema import Completion, ModelRef, Prompt, Sampling
@@ -34,18 +33,7 @@ BASE_ADAPTER = "__base__"
 MAX_ADAPTERS = 4
 MAX_WHOLE_MODELS = 2
 """Each takes as much memory as the base; two, so that one can be compared with the next."""
-MAX_ROWS = 64
-MAX_BATCH_TOKENS = 32_768
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One answer to draw: its place in the request, the prompt's ids, PEFT's adapter name."""
-
-    place: int
-    ids: list[int]
-    adapter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +41,7 @@ class _Batch:
     """Answers of a stream that come from the same weights."""
 
     loaded: LoadedModel
-    rows: list[_Row]
+    rows: list[Row]
 
 
 class LocalGenerator:
@@ -89,29 +77,58 @@ class LocalGenerator:
     def sample(
         self, prompts: Sequence[Prompt], *, model: ModelRef, sampling: Sampling, per_prompt: int
     ) -> list[list[Completion]]:
-        """Draw `per_prompt` answers to each prompt; `sampling.seed` seeds the whole request.
+        """Draw `per_prompt` answers to each prompt; else as `sample_each`."""
+        return self.sample_each(prompts, models=[model] * per_prompt, sampling=sampling)
 
-        A prompt that cannot be asked (too long for the model's window, refused by its chat
-        template) gets an empty list and a line in the log. Raises GenerationError.
+    def sample_each(
+        self, prompts: Sequence[Prompt], *, models: Sequence[ModelRef], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """Draw an answer of each of `models` to each prompt, in that order.
+
+        Base and adapters answer in one batch, whole models in batches of their own.
+        `sampling.seed` seeds the whole request. A prompt that cannot be asked (too long for a
+        model's window, refused by its chat template) gets an empty list and a line in the log.
+        Raises GenerationError.
         """
-        self._check(model)
-        answers: list[list[Completion]] = [[] for _ in prompts]
+        for model in models:
+            self._check(model)
+        drawn: dict[tuple[int, int], Completion] = {}
         with self._lock:
-            loaded, adapter = self._weights(model)
-            rows: list[_Row] = []
-            for index, prompt in enumerate(prompts):
-                try:
-                    row = _Row(index, loaded.prompt_ids(prompt, sampling), adapter)
-                except GenerationError as error:
-                    _log.warning("prompt %s is passed over: %s", prompt.id, error)
-                else:
-                    rows += [row] * per_prompt
-            with seeded(loaded.device, sampling.seed):
-                for batch in _batches(rows, sampling.max_new_tokens):
-                    for row, ids in zip(batch, _generate(loaded, batch, sampling), strict=True):
-                        text, finish = loaded.answer(ids)
-                        answers[row.place].append(Completion(text, model, sampling, finish))
-        return answers
+            weights = [self._weights(model) for model in models]
+            batches, asked = self._rows(prompts, weights, sampling)
+            with seeded(weights[0][0].device, sampling.seed):
+                for loaded, rows in batches:
+                    for batch in batches_of(rows, sampling.max_new_tokens):
+                        new = generate_rows(loaded, batch, sampling)
+                        for row, ids in zip(batch, new, strict=True):
+                            text, finish = loaded.answer(ids)
+                            prompt, place = divmod(row.place, len(models))
+                            drawn[prompt, place] = Completion(text, models[place], sampling, finish)
+        return [
+            [drawn[index, place] for place in range(len(models))] if index in asked else []
+            for index in range(len(prompts))
+        ]
+
+    def _rows(
+        self,
+        prompts: Sequence[Prompt],
+        weights: Sequence[tuple[LoadedModel, str]],
+        sampling: Sampling,
+    ) -> tuple[list[tuple[LoadedModel, list[Row]]], set[int]]:
+        """Rows by the weights that they share, and the prompts that every model can be asked."""
+        by_weights: dict[int, tuple[LoadedModel, list[Row]]] = {}
+        asked = set()
+        for index, prompt in enumerate(prompts):
+            try:
+                ids = [loaded.prompt_ids(prompt, sampling) for loaded, _ in weights]
+            except GenerationError as error:
+                _log.warning("prompt %s is passed over: %s", prompt.id, error)
+                continue
+            asked.add(index)
+            for place, ((loaded, adapter), its) in enumerate(zip(weights, ids, strict=True)):
+                row = Row(index * len(weights) + place, its, adapter)
+                by_weights.setdefault(id(loaded), (loaded, []))[1].append(row)
+        return list(by_weights.values()), asked
 
     def stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
@@ -172,7 +189,7 @@ class LocalGenerator:
         for place, model in enumerate(models):
             loaded, adapter = self._weights(model)
             batch = batches.setdefault(id(loaded), _Batch(loaded, []))
-            batch.rows.append(_Row(place, loaded.prompt_ids(prompt, sampling), adapter))
+            batch.rows.append(Row(place, loaded.prompt_ids(prompt, sampling), adapter))
         return list(batches.values())
 
     def _check(self, model: ModelRef) -> None:
@@ -258,7 +275,7 @@ def _stream(batches: Sequence[_Batch], sampling: Sampling, feed: TokenFeed) -> t
 
     def draw(batch: _Batch, pass_on: PassOn) -> list[tuple[int, str]]:
         part = feed.part([row.place for row in batch.rows], batch.loaded.text, pass_on)
-        drawn = _generate(batch.loaded, batch.rows, sampling, part)
+        drawn = generate_rows(batch.loaded, batch.rows, sampling, part)
         return [(r.place, batch.loaded.text(ids)) for r, ids in zip(batch.rows, drawn, strict=True)]
 
     first = batches[0].loaded
@@ -269,80 +286,3 @@ def _stream(batches: Sequence[_Batch], sampling: Sampling, feed: TokenFeed) -> t
             stop=feed.stopped.set,
         )
     return tuple(text for _, text in sorted(answer for answers in drawn for answer in answers))
-
-
-def _batches(rows: Sequence[_Row], max_new_tokens: int) -> Iterator[list[_Row]]:
-    """`rows` by length, so that little is padding, in bounded batches."""
-    batch: list[_Row] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        tokens = (len(batch) + 1) * (len(row.ids) + max_new_tokens)
-        if batch and (len(batch) == MAX_ROWS or tokens > MAX_BATCH_TOKENS):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _generate(
-    loaded: LoadedModel, rows: Sequence[_Row], sampling: Sampling, feed: FeedPart | None = None
-) -> list[list[int]]:
-    """New ids of each row, with its end of turn and the padding behind it."""
-    import torch
-
-    width = max(len(row.ids) for row in rows)
-    padded = [[loaded.pad_id] * (width - len(row.ids)) + row.ids for row in rows]
-    mask = [[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows]
-    options: dict[str, Any] = {"generation_config": _generation_config(loaded, sampling)}
-    if loaded.adapters:
-        options["adapter_names"] = [row.adapter for row in rows]
-    if feed is not None:
-        options |= {"streamer": feed, "stopping_criteria": _stop_with(feed)}
-    try:
-        with torch.inference_mode():
-            drawn = loaded.model.generate(
-                input_ids=torch.tensor(padded, device=loaded.device),
-                attention_mask=torch.tensor(mask, device=loaded.device),
-                **options,
-            )
-        new_ids: list[list[int]] = drawn[:, width:].tolist()
-        return new_ids
-    except torch.OutOfMemoryError:
-        if len(rows) == 1 or feed is not None:
-            raise
-    # Out of the handler, which would keep the failed batch alive.
-    torch.cuda.empty_cache()
-    half = len(rows) // 2
-    return [
-        *_generate(loaded, rows[:half], sampling),
-        *_generate(loaded, rows[half:], sampling),
-    ]
-
-
-def _generation_config(loaded: LoadedModel, sampling: Sampling) -> Any:
-    from transformers import GenerationConfig
-
-    # top_k 0: transformers would cut at 50 on its own. At temperature 0 the best token wins.
-    drawing = (
-        {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-        if sampling.temperature > 0
-        else {"do_sample": False}
-    )
-    return GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
-        top_k=0,
-        eos_token_id=sorted(loaded.end_ids) or None,
-        pad_token_id=loaded.pad_id,
-        **drawing,
-    )
-
-
-def _stop_with(feed: FeedPart) -> Any:
-    import torch
-    from transformers import StoppingCriteriaList
-
-    def stopped(input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
-        rows = input_ids.shape[0]
-        return torch.full((rows,), feed.is_stopped, device=input_ids.device)
-
-    return StoppingCriteriaList([stopped])

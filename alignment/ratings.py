@@ -55,14 +55,16 @@ class Strength:
 
 @dataclass(frozen=True, slots=True)
 class _Design:
-    """Comparisons as arrays. `features`: (n, k) of d; `outcome`: (n,) of 0 win, 1 loss, 2 tie.
+    """Comparisons as arrays, equal ones as one row: n rows, k columns, v voters.
 
-    The base's θ is 0, so models 1.. have a column each, and covariates one each behind them.
+    `features`: (n, k) of d; `outcome`: (n,) of 0 win, 1 loss, 2 tie; `cast`: (v, n), how many
+    votes each voter cast on each row. The base's θ is 0, so models 1.. have a column each, and
+    the covariates one each behind them.
     """
 
     features: Array
     outcome: NDArray[np.int_]
-    voter: NDArray[np.int_]
+    cast: Array
 
 
 def placements(comparisons: Sequence[Comparison], base: ModelRef) -> dict[ModelRef, Placement]:
@@ -104,15 +106,10 @@ def strengths(
     if not ours:
         return []
     design = _design(ours, placed, controlled)
-    fitted = _fit(design, np.ones(len(ours)))
-    voters = int(design.voter.max()) + 1
-    generator = np.random.default_rng(seed)
-    draws = np.array(
-        [
-            _fit(design, counts[design.voter].astype(float), start=fitted)
-            for counts in generator.multinomial(voters, np.full(voters, 1 / voters), resamples)
-        ]
-    )
+    fitted = _fit(design, design.cast.sum(axis=0))
+    voters = len(design.cast)
+    drawn = np.random.default_rng(seed).multinomial(voters, np.full(voters, 1 / voters), resamples)
+    draws = np.array([_fit(design, times @ design.cast, start=fitted) for times in drawn])
     low, high = np.quantile(draws, (0.025, 0.975), axis=0) * ELO
     rated = [Strength(base, 0.0, 0.0, 0.0)]
     for n, model in enumerate(placed[1:]):
@@ -135,11 +132,13 @@ def _design(
         features[row, index[c.first]] += 1
         features[row, index[c.second]] -= 1
         features[row, -2:] = (c.length, c.markdown) if controlled else (0.0, 0.0)
-    return _Design(
-        features=features[:, 1:],
-        outcome=np.array([_SIGNS[c.outcome] for c in comparisons]),
-        voter=np.array([voters[c.voter] for c in comparisons]),
+    outcome = np.array([_SIGNS[c.outcome] for c in comparisons])
+    rows, place = np.unique(
+        np.column_stack([features[:, 1:], outcome]), axis=0, return_inverse=True
     )
+    cast = np.zeros((len(voters), len(rows)))
+    np.add.at(cast, (np.array([voters[c.voter] for c in comparisons]), place.ravel()), 1)
+    return _Design(rows[:, :-1], rows[:, -1].astype(int), cast)
 
 
 def _fit(design: _Design, weights: Array, start: Array | None = None) -> Array:

@@ -194,9 +194,9 @@ def test_answers_come_in_the_order_of_the_prompts_across_bounded_batches(
     generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = generator.sample(PROMPTS, model=REF, sampling=GREEDY, per_prompt=2)
-    monkeypatch.setattr("alignment.generation.MAX_ROWS", 3)
+    monkeypatch.setattr("alignment.sampling.batches.MAX_ROWS", 3)
     assert generator.sample(PROMPTS, model=REF, sampling=GREEDY, per_prompt=2) == whole
-    monkeypatch.setattr("alignment.generation.MAX_BATCH_TOKENS", 1)
+    monkeypatch.setattr("alignment.sampling.batches.MAX_BATCH_TOKENS", 1)
     assert generator.sample(PROMPTS, model=REF, sampling=GREEDY, per_prompt=2) == whole
 
 
@@ -276,6 +276,20 @@ def test_a_mixed_batch_answers_as_separate_runs_do(
         ]
         assert list(mixed) == [*separate, separate[0]]
         assert len(set(separate)) == 3
+
+
+def test_two_models_answer_the_same_prompts_in_one_batch_as_each_does_alone(
+    mixed: LocalGenerator,
+) -> None:
+    """Base, an adapter and a whole model, in any order; a prompt too long for one is left out."""
+    prompts = [*PROMPTS, Prompt.from_text("long " * 2000)]
+    for models in ([REF, adapter_ref("run0")], [adapter_ref("run0"), FULL[0]], [FULL[0], REF]):
+        both = mixed.sample_each(prompts, models=models, sampling=GREEDY)
+        assert both[-1] == []
+        for place, model in enumerate(models):
+            alone = mixed.sample(PROMPTS, model=model, sampling=GREEDY, per_prompt=1)
+            assert [answers[place] for answers in both[:-1]] == [one for (one,) in alone]
+        assert [c.model for c in both[0]] == models
 
 
 def test_adapters_beyond_the_bound_make_room_and_come_back(

@@ -23,6 +23,7 @@ ROOTS = {"app.py", "alignment/web/site.py"}  # the command line, and what it ser
 WEIGHTS = {
     "alignment/checks/tokens.py",
     "alignment/generation.py",
+    "alignment/sampling/batches.py",
     "alignment/sampling/loading.py",
     "alignment/sampling/turns.py",
     "alignment/sampling/worker.py",

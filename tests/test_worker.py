@@ -74,6 +74,14 @@ def test_a_child_answers_as_weights_in_this_process_do(
         assert shared.sample(PROMPTS, **args) == local.sample(PROMPTS, **args)
 
 
+def test_two_models_answer_in_the_child_as_in_this_process(
+    base: ResolvedBase, folders: dict[ModelRef, Path], shared: SamplerProcess
+) -> None:
+    local = LocalGenerator(base, weights_path=folders.get)
+    want = local.sample_each(PROMPTS, models=(RUN, REF), sampling=SAMPLING)
+    assert shared.sample_each(PROMPTS, models=(RUN, REF), sampling=SAMPLING) == want
+
+
 def test_a_stream_from_the_child_is_that_of_weights_in_this_process(
     base: ResolvedBase, folders: dict[ModelRef, Path], shared: SamplerProcess
 ) -> None:
@@ -222,11 +230,11 @@ def test_a_killed_parent_leaves_no_orphan_and_never_imports_torch(
 def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) -> None:
     code = (
         "import os, alignment.generation, alignment.sampling.worker\n"
-        "inner = alignment.generation.LocalGenerator.sample\n"
+        "inner = alignment.generation.LocalGenerator.sample_each\n"
         "def noisy(self, *args, **kwargs):\n"
         "    print('noise'); os.write(1, b'more noise\\n')\n"
         "    return inner(self, *args, **kwargs)\n"
-        "alignment.sampling.worker.LocalGenerator.sample = noisy\n"
+        "alignment.sampling.worker.LocalGenerator.sample_each = noisy\n"
         "alignment.sampling.worker.main()\n"
     )
     hello = {
@@ -238,10 +246,9 @@ def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) ->
     }
     request = {
         "prompts": [[["user", "Hi"]]],
-        "model": hello["base"],
-        "weights_path": None,
+        "models": [hello["base"]],
+        "weights_paths": [None],
         "sampling": {"max_new_tokens": 4},
-        "per_prompt": 1,
     }
     with subprocess.Popen(
         [sys.executable, "-c", code],

@@ -67,19 +67,27 @@ class SamplerProcess:
         self, prompts: Sequence[Prompt], *, model: ModelRef, sampling: Sampling, per_prompt: int
     ) -> list[list[Completion]]:
         """As LocalGenerator.sample, in the child. Raises GenerationError, also if it dies."""
+        return self.sample_each(prompts, models=[model] * per_prompt, sampling=sampling)
+
+    def sample_each(
+        self, prompts: Sequence[Prompt], *, models: Sequence[ModelRef], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """As LocalGenerator.sample_each, in the child. Raises GenerationError."""
         request = {
             "prompts": [[[m.role, m.content] for m in p.messages] for p in prompts],
-            "model": dataclasses.asdict(model),
-            "weights_path": self._folder(model),
+            "models": [dataclasses.asdict(model) for model in models],
+            "weights_paths": [self._folder(model) for model in models],
             "sampling": dataclasses.asdict(sampling),
-            "per_prompt": per_prompt,
         }
         with self._requests:
             reply = self._ask(request)
         if "error" in reply:
             raise GenerationError(str(reply["error"]))
         return [
-            [Completion(text, model, sampling, finish) for text, finish in answers]
+            [
+                Completion(text, model, sampling, finish)
+                for model, (text, finish) in zip(models, answers, strict=False)
+            ]
             for answers in reply["completions"]
         ]
 

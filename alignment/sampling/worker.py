@@ -102,10 +102,7 @@ def _replies(
     if "stream" not in request:
         yield _answer(generator, folders, request)
         return
-    models = [ModelRef(**model) for model in request["models"]]
-    for model, folder in zip(models, request["weights_paths"], strict=True):
-        if folder is not None:
-            folders[model] = Path(folder)
+    models = _models(folders, request)
     prompt = Prompt(tuple(Message(*turn) for turn in request["stream"]))
     try:
         stream = generator.stream(prompt, models, Sampling(**request["sampling"]))
@@ -127,16 +124,11 @@ def _replies(
 def _answer(
     generator: LocalGenerator, folders: dict[ModelRef, Path], request: dict[str, Any]
 ) -> dict[str, object]:
-    model = ModelRef(**request["model"])
-    if request["weights_path"] is not None:
-        folders[model] = Path(request["weights_path"])
+    models = _models(folders, request)
     prompts = [Prompt(tuple(Message(*turn) for turn in turns)) for turns in request["prompts"]]
     try:
-        drawn = generator.sample(
-            prompts,
-            model=model,
-            sampling=Sampling(**request["sampling"]),
-            per_prompt=int(request["per_prompt"]),
+        drawn = generator.sample_each(
+            prompts, models=models, sampling=Sampling(**request["sampling"])
         )
     except Fault as error:
         return {"error": str(error)}
@@ -145,6 +137,15 @@ def _answer(
         _log.exception("a batch of %d prompts failed", len(prompts))
         return {"error": f"Sampling failed ({type(error).__name__}: {one_line(error)})."}
     return {"completions": [[[c.text, c.finish] for c in answers] for answers in drawn]}
+
+
+def _models(folders: dict[ModelRef, Path], request: dict[str, Any]) -> list[ModelRef]:
+    """The models of a request; where their weights lie goes into `folders`."""
+    models = [ModelRef(**model) for model in request["models"]]
+    for model, folder in zip(models, request["weights_paths"], strict=True):
+        if folder is not None:
+            folders[model] = Path(folder)
+    return models
 
 
 if __name__ == "__main__":
