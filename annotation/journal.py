@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from annotation import journal_votes as stored
+from annotation.journal_issue import issue_pair
 from annotation.journal_reader import JournalReader
 from annotation.journal_schema import (
     JournalError,
@@ -21,7 +22,6 @@ from annotation.journal_schema import (
     UnknownVote,
     VoteConflict,
     VoteOutcome,
-    pair_from_row,
     pair_to_row,
     to_text,
 )
@@ -39,31 +39,6 @@ __all__ = [
     "VoteConflict",
     "VoteOutcome",
 ]
-
-_UNSEEN = """
-    pairs.retired_at IS NULL AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')
-    AND NOT EXISTS (
-        SELECT 1 FROM assignments AS mine
-        WHERE mine.voter = :voter AND mine.pair_id = pairs.id
-          AND (mine.done OR mine.expires_at > :now))
-"""
-_LEASES = """
-    (SELECT count(*) FROM assignments AS lease
-     WHERE lease.pair_id = pairs.id AND lease.done = 0 AND lease.expires_at > :now)
-"""
-_WANTING = f"""
-    SELECT id FROM pairs WHERE votes = :votes AND {_UNSEEN} AND votes + {_LEASES} < :most
-    ORDER BY seq LIMIT 1
-"""  # noqa: S608 - built from constants
-_SEEN_BY_OTHERS = f"""
-    SELECT id FROM pairs WHERE votes >= :wanted AND {_UNSEEN} ORDER BY votes, seq LIMIT 1
-"""  # noqa: S608
-_OPEN = """
-    SELECT pair_id FROM assignments JOIN pairs ON pairs.id = pair_id
-    WHERE voter = :voter AND done = 0 AND expires_at > :now AND retired_at IS NULL
-    ORDER BY issued_at, pairs.seq
-"""
-_ANY_NUMBER = 1 << 40
 
 
 class Journal(JournalReader):
@@ -93,7 +68,7 @@ class Journal(JournalReader):
         there is no pair that this voter has not voted on.
         """
         return self._writer.submit(
-            lambda db: _issue(
+            lambda db: issue_pair(
                 db,
                 voter,
                 votes_per_pair=votes_per_pair,
@@ -228,42 +203,3 @@ def _insert_pair(db: sqlite3.Connection, pair: Pair, *, delivered: bool) -> bool
 def _is_public(pair: Pair) -> bool:
     # Argilla's own pages would show a check or an unapproved prompt to everybody.
     return pair.kind in (PairKind.POOL, PairKind.OWN) and pair.only_for is None
-
-
-def _issue(
-    db: sqlite3.Connection,
-    voter: str,
-    *,
-    votes_per_pair: int,
-    lease: timedelta,
-    max_open: int,
-    now: datetime,
-) -> Pair | None:
-    issued, expires = to_text(now), to_text(now + lease)
-    mine = {"voter": voter, "now": issued}
-    still_open = [row["pair_id"] for row in db.execute(_OPEN, mine)]
-    pair_id = None
-    if len(still_open) < max_open:
-        pair_id = _choose(db, mine, votes_per_pair)
-    if pair_id is None and still_open:
-        pair_id = still_open[0]
-    if pair_id is None:
-        return None
-    db.execute(
-        "INSERT INTO assignments (voter, pair_id, issued_at, expires_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE"
-        " SET issued_at = excluded.issued_at, expires_at = excluded.expires_at",
-        (voter, pair_id, issued, expires),
-    )
-    return pair_from_row(db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone())
-
-
-def _choose(db: sqlite3.Connection, mine: dict[str, str], votes_per_pair: int) -> str | None:
-    # Votes and leases below what is wanted first, then whatever still wants votes.
-    for most in (votes_per_pair, _ANY_NUMBER):
-        for votes in range(votes_per_pair - 1, -1, -1):
-            row = db.execute(_WANTING, {**mine, "votes": votes, "most": most}).fetchone()
-            if row is not None:
-                return str(row["id"])
-    row = db.execute(_SEEN_BY_OTHERS, {**mine, "wanted": votes_per_pair}).fetchone()
-    return None if row is None else str(row["id"])

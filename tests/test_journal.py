@@ -607,7 +607,7 @@ def test_a_retired_pair_is_out_of_play(journal: Journal) -> None:
 
 
 def test_issuing_reads_an_index_and_no_whole_table(journal: Journal) -> None:
-    from annotation.journal import _OPEN, _SEEN_BY_OTHERS, _WANTING
+    from annotation.journal_issue import _OPEN, _SEEN_BY_OTHERS, _WANTING
 
     values = {"voter": "ann", "now": "", "votes": 0, "most": 1, "wanted": 1}
     with sqlite3.connect(journal._path) as db:
