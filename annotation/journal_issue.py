@@ -8,25 +8,27 @@ import sqlite3
 from datetime import datetime, timedelta
 
 from annotation.journal_schema import pair_from_row, to_text
+from annotation.journal_tables import IN_PLAY, LEASES
 from annotation.schema import Pair
 
-_UNSEEN = """
-    pairs.retired_at IS NULL AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')
+_UNSEEN = f"""
+    {IN_PLAY}
     AND NOT EXISTS (
         SELECT 1 FROM assignments AS mine
         WHERE mine.voter = :voter AND mine.pair_id = pairs.id
           AND (mine.done OR mine.expires_at > :now))
-"""
-_LEASES = """
-    (SELECT count(*) FROM assignments AS lease
-     WHERE lease.pair_id = pairs.id AND lease.done = 0 AND lease.expires_at > :now)
-"""
-_WANTING = f"""
-    SELECT id FROM pairs WHERE votes = :votes AND {_UNSEEN} AND votes + {_LEASES} < :most
-    ORDER BY seq LIMIT 1
 """  # noqa: S608 - built from constants
+_WANTING = f"""
+    SELECT id FROM pairs WHERE votes = :votes AND {_UNSEEN} AND votes + {LEASES} < :most
+    ORDER BY seq LIMIT 1
+"""  # noqa: S608
+_UNHELD = f"""
+    SELECT id FROM pairs WHERE votes = :votes AND leased_until <= :now AND {_UNSEEN}
+    ORDER BY seq LIMIT 1
+"""  # noqa: S608
 _SEEN_BY_OTHERS = f"""
-    SELECT id FROM pairs WHERE votes >= :wanted AND {_UNSEEN} ORDER BY votes, seq LIMIT 1
+    SELECT id FROM pairs WHERE votes >= :wanted AND leased_until <= :free AND {_UNSEEN}
+    ORDER BY votes, seq LIMIT 1
 """  # noqa: S608
 _OPEN = """
     SELECT pair_id FROM assignments JOIN pairs ON pairs.id = pair_id
@@ -34,6 +36,7 @@ _OPEN = """
     ORDER BY issued_at, pairs.seq
 """
 _ANY_NUMBER = 1 << 40
+_ANY_TIME = "9999"
 
 
 def issue_pair(
@@ -45,8 +48,7 @@ def issue_pair(
     max_open: int,
     now: datetime,
 ) -> Pair | None:
-    issued, expires = to_text(now), to_text(now + lease)
-    mine = {"voter": voter, "now": issued}
+    mine = {"voter": voter, "now": to_text(now)}
     still_open = [row["pair_id"] for row in db.execute(_OPEN, mine)]
     pair_id = None
     if len(still_open) < max_open:
@@ -55,21 +57,39 @@ def issue_pair(
         pair_id = still_open[0]
     if pair_id is None:
         return None
+    lease_pair(db, voter, pair_id, lease=lease, now=now)
+    return pair_from_row(db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone())
+
+
+def lease_pair(
+    db: sqlite3.Connection, voter: str, pair_id: str, *, lease: timedelta, now: datetime
+) -> None:
+    """Write down that `voter` was given the pair and has it until `now + lease`."""
+    expires = to_text(now + lease)
     db.execute(
         "INSERT INTO assignments (voter, pair_id, issued_at, expires_at) VALUES (?, ?, ?, ?)"
         " ON CONFLICT DO UPDATE"
         " SET issued_at = excluded.issued_at, expires_at = excluded.expires_at",
-        (voter, pair_id, issued, expires),
+        (voter, pair_id, to_text(now), expires),
     )
-    return pair_from_row(db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone())
+    db.execute(
+        "UPDATE pairs SET leased_until = max(leased_until, ?) WHERE id = ?", (expires, pair_id)
+    )
 
 
 def _choose(db: sqlite3.Connection, mine: dict[str, str], votes_per_pair: int) -> str | None:
     # Votes and leases below what is wanted first, then whatever still wants votes.
     for most in (votes_per_pair, _ANY_NUMBER):
         for votes in range(votes_per_pair - 1, -1, -1):
-            row = db.execute(_WANTING, {**mine, "votes": votes, "most": most}).fetchone()
+            # Where one vote is wanting, any lease takes it: that is read off the index.
+            sql = _UNHELD if votes + 1 == most else _WANTING
+            row = db.execute(sql, {**mine, "votes": votes, "most": most}).fetchone()
             if row is not None:
                 return str(row["id"])
-    row = db.execute(_SEEN_BY_OTHERS, {**mine, "wanted": votes_per_pair}).fetchone()
-    return None if row is None else str(row["id"])
+    # Those that others have finished go round; many voters at once must not all get the same.
+    for free in (mine["now"], _ANY_TIME):
+        values = {**mine, "wanted": votes_per_pair, "free": free}
+        row = db.execute(_SEEN_BY_OTHERS, values).fetchone()
+        if row is not None:
+            return str(row["id"])
+    return None

@@ -20,6 +20,7 @@ from annotation.journal_schema import (
     translate,
     vote_from_row,
 )
+from annotation.journal_tables import IN_PLAY, LEASES
 from annotation.schema import Pair, Vote
 
 # SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
@@ -93,20 +94,11 @@ class JournalReader:
 
     def ready_count(self, *, votes_per_pair: int, now: datetime) -> int:
         """Pairs that still want votes after the votes and the running leases they have."""
-        wanting = (
-            "SELECT count(*) FROM pairs WHERE retired_at IS NULL AND votes < :wanted"
-            " AND only_for IS NULL AND kind IN ('pool', 'own')"
-        )
-        taken = """
-            SELECT count(*) FROM (
-                SELECT 1 FROM assignments AS lease JOIN pairs ON pairs.id = lease.pair_id
-                WHERE lease.done = 0 AND lease.expires_at > :now
-                  AND pairs.retired_at IS NULL AND pairs.votes < :wanted
-                  AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')
-                GROUP BY pairs.seq HAVING pairs.votes + count(*) >= :wanted)
-        """
+        wanting = f"SELECT count(*) FROM pairs WHERE {IN_PLAY} AND pairs.votes < :wanted"  # noqa: S608
+        held = f"pairs.leased_until > :now AND pairs.votes + {LEASES} < :wanted"
+        # Apart, so that those that nobody holds are counted from the index alone.
         return self._number(
-            f"SELECT ({wanting}) - ({taken})",
+            f"SELECT ({wanting} AND pairs.leased_until <= :now) + ({wanting} AND {held})",
             {"wanted": votes_per_pair, "now": to_text(now)},
         )
 

@@ -3,7 +3,7 @@
 Owns the SQL schema and its version. An upgrade only adds: what earlier versions stored stays.
 """
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _VERSION_1 = """
 CREATE TABLE pairs (
@@ -103,7 +103,26 @@ CREATE TABLE deletions (
     in_backup INTEGER NOT NULL DEFAULT 1
 ) STRICT, WITHOUT ROWID;
 """
-_UPGRADES = (_VERSION_1, _VERSION_2)
+# `leased_until`: when the last running lease on a pair ends, "" where there never was one. Pairs
+# are chosen and counted from `pairs_in_play` alone, however many checks lie beside them.
+_VERSION_3 = """
+ALTER TABLE pairs ADD COLUMN leased_until TEXT NOT NULL DEFAULT '';
+UPDATE pairs SET leased_until = coalesce(
+    (SELECT max(expires_at) FROM assignments WHERE pair_id = pairs.id AND done = 0), '');
+DROP INDEX pairs_by_votes;
+CREATE INDEX pairs_in_play ON pairs (votes, seq, leased_until)
+    WHERE retired_at IS NULL AND only_for IS NULL AND kind IN ('pool', 'own');
+DROP INDEX pairs_only_for;
+CREATE INDEX pairs_only_for ON pairs (only_for, repeats) WHERE only_for IS NOT NULL;
+"""
+_UPGRADES = (_VERSION_1, _VERSION_2, _VERSION_3)
+IN_PLAY = "pairs.retired_at IS NULL AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')"
+"""Pairs that may be given to anybody, in the words of the index on them."""
+LEASES = """
+    (SELECT count(*) FROM assignments AS lease
+     WHERE lease.pair_id = pairs.id AND lease.done = 0 AND lease.expires_at > :now)
+"""
+"""How many voters hold a pair at the time `:now`."""
 
 
 def upgrade_script(version: int) -> str:

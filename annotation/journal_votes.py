@@ -220,8 +220,9 @@ def _mark_delivered(db: sqlite3.Connection, vote_id: str) -> None:
 def _recount(db: sqlite3.Connection, pair_id: str) -> None:
     db.execute(
         "UPDATE pairs SET votes = (SELECT count(*) FROM votes"
-        " WHERE pair_id = pairs.id AND superseded_at IS NULL AND counted AND set_aside IS NULL)"
-        " WHERE id = ?",
+        " WHERE pair_id = pairs.id AND superseded_at IS NULL AND counted AND set_aside IS NULL),"
+        " leased_until = coalesce((SELECT max(expires_at) FROM assignments"
+        " WHERE pair_id = pairs.id AND done = 0), '') WHERE id = ?",
         (pair_id,),
     )
 

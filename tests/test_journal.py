@@ -42,7 +42,16 @@ from annotation.schema import (
     Vote,
     VoteSource,
 )
-from tests.journal_parts import LEASE, NOON, fill_disk, free_disk, give, make_pair, make_vote
+from tests.journal_parts import (
+    LEASE,
+    NOON,
+    fill_disk,
+    free_disk,
+    give,
+    make_pair,
+    make_vote,
+    on_writer,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -607,14 +616,55 @@ def test_a_retired_pair_is_out_of_play(journal: Journal) -> None:
 
 
 def test_issuing_reads_an_index_and_no_whole_table(journal: Journal) -> None:
-    from annotation.journal_issue import _OPEN, _SEEN_BY_OTHERS, _WANTING
+    from annotation.journal_issue import _OPEN, _SEEN_BY_OTHERS, _UNHELD, _WANTING
 
-    values = {"voter": "ann", "now": "", "votes": 0, "most": 1, "wanted": 1}
-    with sqlite3.connect(journal._path) as db:
-        for sql in (_OPEN, _SEEN_BY_OTHERS, _WANTING):
+    values = {"voter": "ann", "now": "", "votes": 0, "most": 1, "wanted": 1, "free": ""}
+    with contextlib.closing(sqlite3.connect(journal._path)) as db:
+        for sql in (_OPEN, _SEEN_BY_OTHERS, _UNHELD, _WANTING):
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
             assert not [line for line in plan if line.startswith("SCAN")], plan
-    db.close()
+            if sql != _OPEN:
+                assert plan[0].startswith("SEARCH pairs USING INDEX pairs_in_play (votes"), plan
+
+
+def steps_to_give(journal: Journal, voter: str) -> int:
+    """SQLite's own steps, in hundreds, that giving `voter` a pair takes."""
+    steps = [0]
+
+    def step() -> int:
+        steps[0] += 1
+        return 0
+
+    on_writer(journal, lambda db: db.set_progress_handler(step, 100))
+    assert give(journal, voter) is not None
+    on_writer(journal, lambda db: db.set_progress_handler(None, 0))
+    return steps[0]
+
+
+def test_what_others_hold_and_checks_do_not_slow_the_next_pair(journal: Journal) -> None:
+    journal.add_pairs([make_pair(f"p{n}") for n in range(2)]).result()
+    alone = steps_to_give(journal, "first")
+    checks = [
+        replace(make_pair(f"again{n}"), kind=PairKind.REPEAT, repeats=f"p{n}", only_for="ann")
+        for n in range(2000)
+    ]
+    journal.add_pairs([*checks, *(make_pair(f"q{n}") for n in range(1000))]).result()
+    for number in range(300):
+        for _ in range(3):
+            assert give(journal, f"voter-{number}") is not None
+    # 900 pairs are held: ten steps each, for reading them off the index, and no more.
+    assert steps_to_give(journal, "late") - alone < 90 + 5
+
+
+def test_finished_pairs_go_round_one_to_each_of_many_voters(journal: Journal) -> None:
+    journal.add_pairs([make_pair(f"p{n}") for n in range(6)]).result()
+    for number in range(6):
+        journal.add_vote(make_vote(f"v{number}", f"p{number}")).result()
+    given = [give(journal, f"voter-{n}") for n in range(7)]
+    assert given == [*(f"p{n}" for n in range(6)), "p0"]
+    # And then those with the fewest votes first.
+    journal.add_vote(make_vote("w0", "p0", "voter-0")).result()
+    assert give(journal, "late", now=NOON + LEASE) == "p1"
 
 
 def test_pairs_are_counted_by_prompt(journal: Journal) -> None:
