@@ -21,7 +21,7 @@ from annotation.argilla_records import (
     voter_user_id,
 )
 from annotation.journal import Journal
-from annotation.schema import Choice, Pair, Vote, VoteSource
+from annotation.schema import Pair, Vote, VoteSource
 
 BATCH = 200
 RETRY_REFUSED_S = 120.0
@@ -69,7 +69,7 @@ class Delivery:
         before = self._journal.note(dataset_note())
         sent = 0
         if before not in (None, self._dataset_id):
-            votes = [v for v in self._journal.votes() if v.choice is not Choice.SKIP]
+            votes = [v for v in self._journal.votes() if v.counted]
             for start in range(0, len(votes), BATCH):
                 if stopping():
                     return sent

@@ -11,7 +11,9 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from annotation import journal_pairs as incoming
 from annotation import journal_votes as stored
+from annotation.checks import Checks
 from annotation.journal_issue import issue_pair
 from annotation.journal_reader import JournalReader
 from annotation.journal_schema import (
@@ -22,11 +24,10 @@ from annotation.journal_schema import (
     UnknownVote,
     VoteConflict,
     VoteOutcome,
-    pair_to_row,
     to_text,
 )
 from annotation.journal_writer import GroupCommitWriter
-from annotation.schema import Pair, PairKind, Reason, Vote, utc_now
+from annotation.schema import Pair, Reason, Vote, utc_now
 
 __all__ = [
     "Journal",
@@ -55,17 +56,47 @@ class Journal(JournalReader):
 
     def add_pairs(self, pairs: Sequence[Pair]) -> "Future[None]":
         """Store new pairs, all or none. An id that is there already is a ValueError."""
-        return self._writer.submit(lambda db: _add_pairs(db, pairs))
+        return self._writer.submit(lambda db: incoming.add_pairs(db, pairs))
+
+    def set_gold_pairs(self, pairs: Sequence[Pair]) -> "Future[None]":
+        """Let `pairs` be the gold pairs in play; any other retires, and comes back when named."""
+        now = self._clock()
+        return self._writer.submit(lambda db: incoming.set_gold_pairs(db, pairs, now))
+
+    def add_own_pair(self, pair: Pair, *, lease: timedelta, now: datetime) -> "Future[None]":
+        """Store the pair on its author's own prompt, and give it to the author."""
+        return self._writer.submit(lambda db: incoming.add_own_pair(db, pair, lease=lease, now=now))
+
+    def approve_pair(self, pair_id: str) -> "Future[Pair]":
+        """Let the waiting pair of an own prompt go round, and its votes count from now on.
+
+        Raises UnknownPair where no such pair waits.
+        """
+        now = self._clock()
+        return self._writer.submit(lambda db: incoming.approve_pair(db, pair_id, now))
+
+    def reject_pair(self, pair_id: str) -> "Future[Pair]":
+        """Take the waiting pair of an own prompt out of play; raises as `approve_pair` does."""
+        now = self._clock()
+        return self._writer.submit(lambda db: incoming.reject_pair(db, pair_id, now))
 
     def issue(
-        self, voter: str, *, votes_per_pair: int, lease: timedelta, max_open: int, now: datetime
+        self,
+        voter: str,
+        *,
+        votes_per_pair: int,
+        lease: timedelta,
+        max_open: int,
+        now: datetime,
+        checks: Checks | None = None,
     ) -> "Future[Pair | None]":
         """The next pair for `voter`, leased to them until `now + lease`.
 
         Never one they have voted on. Pairs nearest to `votes_per_pair` come first, unleased
         before leased by others, oldest first; then pairs that others have finished; then, and
         whenever `max_open` are open, the open one that was given longest ago. None only when
-        there is no pair that this voter has not voted on.
+        there is no pair that this voter has not voted on. `checks` puts gold pairs and repeats
+        of the voter's own decided votes between them.
         """
         return self._writer.submit(
             lambda db: issue_pair(
@@ -75,6 +106,7 @@ class Journal(JournalReader):
                 lease=lease,
                 max_open=max_open,
                 now=now,
+                checks=checks,
             )
         )
 
@@ -146,7 +178,7 @@ class Journal(JournalReader):
         now = self._clock()
 
         def run(db: sqlite3.Connection) -> None:
-            _mirror_pairs(db, pairs)
+            incoming.mirror_pairs(db, pairs)
             for vote in votes:
                 stored.mirror_vote(db, vote, now)
 
@@ -176,30 +208,3 @@ class Journal(JournalReader):
 
 def _many(db: sqlite3.Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
     db.executemany(sql, rows)
-
-
-def _add_pairs(db: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
-    for pair in pairs:
-        if not _insert_pair(db, pair, delivered=False):
-            raise ValueError(f"Pair {pair.id} is in the journal already: give a new one a new id.")
-
-
-def _mirror_pairs(db: sqlite3.Connection, pairs: Sequence[Pair]) -> None:
-    for pair in pairs:
-        if not _insert_pair(db, pair, delivered=True):
-            db.execute("UPDATE pairs SET delivered = 1 WHERE id = ?", (pair.id,))
-
-
-def _insert_pair(db: sqlite3.Connection, pair: Pair, *, delivered: bool) -> bool:
-    added = db.execute(
-        "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, kind, only_for,"
-        " author, repeats, expected, delivered)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        (*pair_to_row(pair), int(delivered or not _is_public(pair))),
-    )
-    return added.rowcount == 1
-
-
-def _is_public(pair: Pair) -> bool:
-    # Argilla's own pages would show a check or an unapproved prompt to everybody.
-    return pair.kind in (PairKind.POOL, PairKind.OWN) and pair.only_for is None

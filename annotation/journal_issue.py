@@ -1,12 +1,15 @@
 """Which pair a voter is given next: the one that most needs a vote, and never one twice.
 
 Plain functions over the writer's connection, run inside its transaction. Owns the order of pairs
-and the leases. Makes no pair.
+and the leases. When there is a check instead is drawn by `checks`.
 """
 
 import sqlite3
 from datetime import datetime, timedelta
 
+from annotation.checks import Checks
+from annotation.journal_checks import choose_check
+from annotation.journal_pairs import lease_pair
 from annotation.journal_schema import pair_from_row, to_text
 from annotation.journal_tables import IN_PLAY, LEASES
 from annotation.schema import Pair
@@ -47,34 +50,20 @@ def issue_pair(
     lease: timedelta,
     max_open: int,
     now: datetime,
+    checks: Checks | None = None,
 ) -> Pair | None:
     mine = {"voter": voter, "now": to_text(now)}
     still_open = [row["pair_id"] for row in db.execute(_OPEN, mine)]
     pair_id = None
     if len(still_open) < max_open:
-        pair_id = _choose(db, mine, votes_per_pair)
+        check = checks and choose_check(db, voter, checks, now)
+        pair_id = check or _choose(db, mine, votes_per_pair)
     if pair_id is None and still_open:
         pair_id = still_open[0]
     if pair_id is None:
         return None
     lease_pair(db, voter, pair_id, lease=lease, now=now)
     return pair_from_row(db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone())
-
-
-def lease_pair(
-    db: sqlite3.Connection, voter: str, pair_id: str, *, lease: timedelta, now: datetime
-) -> None:
-    """Write down that `voter` was given the pair and has it until `now + lease`."""
-    expires = to_text(now + lease)
-    db.execute(
-        "INSERT INTO assignments (voter, pair_id, issued_at, expires_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE"
-        " SET issued_at = excluded.issued_at, expires_at = excluded.expires_at",
-        (voter, pair_id, to_text(now), expires),
-    )
-    db.execute(
-        "UPDATE pairs SET leased_until = max(leased_until, ?) WHERE id = ?", (expires, pair_id)
-    )
 
 
 def _choose(db: sqlite3.Connection, mine: dict[str, str], votes_per_pair: int) -> str | None:

@@ -20,7 +20,7 @@ from annotation.journal_schema import (
     translate,
     vote_from_row,
 )
-from annotation.journal_tables import IN_PLAY, LEASES
+from annotation.journal_tables import IN_PLAY, LEASES, WAITING_PAIRS
 from annotation.schema import Pair, Vote
 
 # SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
@@ -108,6 +108,11 @@ class JournalReader:
             "SELECT prompt_id, count(*) AS made FROM pairs WHERE kind = 'pool' GROUP BY prompt_id"
         )
         return {row["prompt_id"]: row["made"] for row in rows}
+
+    def waiting_pairs(self) -> list[Pair]:
+        """Pairs on voters' own prompts that the owner has yet to approve; oldest first."""
+        rows = self._rows(f"SELECT * FROM pairs WHERE {WAITING_PAIRS} ORDER BY seq")  # noqa: S608
+        return [pair_from_row(row) for row in rows]
 
     def undelivered_pairs(self, limit: int) -> list[Pair]:
         """The oldest pairs that Argilla has not got; retired ones never go there."""

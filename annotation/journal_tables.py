@@ -128,3 +128,7 @@ LEASES = """
 def upgrade_script(version: int) -> str:
     """SQL that makes a file of `version` (0: an empty one) one of SCHEMA_VERSION."""
     return "".join(_UPGRADES[version:]) + f"PRAGMA user_version = {SCHEMA_VERSION};"
+
+
+WAITING_PAIRS = "kind = 'own' AND only_for IS NOT NULL AND retired_at IS NULL"
+"""Pairs on voters' own prompts that the owner has yet to approve."""

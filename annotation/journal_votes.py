@@ -23,9 +23,13 @@ from annotation.journal_schema import (
     vote_from_row,
     vote_to_row,
 )
-from annotation.schema import Choice, Reason, Vote, VoteSource
+from annotation.schema import Choice, PairKind, Reason, Vote, VoteSource
 
 RETIRED = "its base model is no longer in use"
+REPEATED = "it was a check that votes are steady; it trains nothing"
+KNOWN = "it was a question with a known answer, to check the votes; it trains nothing"
+WAITING = "it waits for the owner's approval"
+REJECTED = "the owner did not approve this prompt"
 
 
 def add_vote(db: sqlite3.Connection, vote: Vote, *, issued_only: bool) -> VoteOutcome:
@@ -123,6 +127,33 @@ def set_aside(db: sqlite3.Connection, voter: str, why: str | None, now: datetime
     return changed
 
 
+def count_waiting(db: sqlite3.Connection, pair_id: str, now: datetime) -> None:
+    """Let the votes cast on a pair while it waited for approval count, as new revisions."""
+    for row in _waiting_rows(db, pair_id):
+        _keep_state(db, row["id"], now)
+        db.execute(
+            "UPDATE votes SET counted = 1, why = NULL, revision = revision + 1 WHERE id = ?",
+            (row["id"],),
+        )
+    _recount(db, pair_id)
+
+
+def refuse_waiting(db: sqlite3.Connection, pair_id: str, now: datetime) -> None:
+    """Say of the votes cast on a pair while it waited that it was not approved."""
+    for row in _waiting_rows(db, pair_id):
+        _keep_state(db, row["id"], now)
+        db.execute(
+            "UPDATE votes SET why = ?, revision = revision + 1 WHERE id = ?", (REJECTED, row["id"])
+        )
+
+
+def _waiting_rows(db: sqlite3.Connection, pair_id: str) -> list[sqlite3.Row]:
+    return db.execute(
+        "SELECT id FROM votes WHERE pair_id = ? AND why = ? AND superseded_at IS NULL",
+        (pair_id, WAITING),
+    ).fetchall()
+
+
 def _pair_row(db: sqlite3.Connection, pair_id: str) -> sqlite3.Row:
     row: sqlite3.Row | None = db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone()
     if row is None:
@@ -163,8 +194,9 @@ def _outcome(db: sqlite3.Connection, vote_id: str, *, replayed: bool = False) ->
 
 
 def _insert(db: sqlite3.Connection, vote: Vote, *, delivered: bool) -> None:
-    if vote.counted and _pair_row(db, vote.pair_id)["retired_at"] is not None:
-        vote = replace(vote, counted=False, why=RETIRED)
+    why = _why_not(_pair_row(db, vote.pair_id))
+    if vote.counted and why is not None:
+        vote = replace(vote, counted=False, why=why)
     vote = replace(vote, issued_at=_issued_at(db, vote), set_aside=_set_aside(db, vote.voter))
     db.execute(
         "INSERT INTO votes (id, pair_id, voter, choice, flipped, created_at, reasons, comment,"
@@ -179,6 +211,18 @@ def _insert(db: sqlite3.Connection, vote: Vote, *, delivered: bool) -> None:
         (vote.voter, vote.pair_id, moment, moment),
     )
     _recount(db, vote.pair_id)
+
+
+def _why_not(pair: sqlite3.Row) -> str | None:
+    """Why a vote on this pair does not count, whoever casts it; None where it does."""
+    if pair["kind"] == PairKind.REPEAT.value:
+        return REPEATED
+    if pair["kind"] == PairKind.GOLD.value:
+        return KNOWN
+    is_out = pair["retired_at"] is not None
+    if pair["only_for"] is not None:
+        return REJECTED if is_out else WAITING
+    return RETIRED if is_out else None
 
 
 def _supersede(db: sqlite3.Connection, vote: Vote, now: datetime, *, delivered: bool) -> None:

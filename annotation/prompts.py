@@ -35,7 +35,7 @@ class PromptsError(Fault):
     """A source of prompts that cannot be used; the message is the one line that a person reads."""
 
 
-class _BadRow(ValueError):
+class BadRow(ValueError):
     """What is wrong with one row; the caller knows which row it is."""
 
 
@@ -108,8 +108,8 @@ def _collect(rows: Source, name: str, unit: str, *, strict: bool) -> list[Prompt
     left_out = 0
     for number, row in rows:
         try:
-            prompt = _to_prompt(row)
-        except _BadRow as error:
+            prompt = to_prompt(row)
+        except BadRow as error:
             if strict:
                 raise PromptsError(f"{name}, {unit} {number}: {error}") from None
             left_out += 1
@@ -123,8 +123,8 @@ def _collect(rows: Source, name: str, unit: str, *, strict: bool) -> list[Prompt
     return list(prompts.values())
 
 
-def _to_prompt(row: object) -> Prompt | None:
-    """The prompt in `row`, or None where it is blank; raises _BadRow."""
+def to_prompt(row: object) -> Prompt | None:
+    """The prompt in `row`, or None where it is blank; raises BadRow."""
     if row is None:
         return None
     turns = [Message("user", row.strip())] if isinstance(row, str) else _to_turns(row)
@@ -135,7 +135,7 @@ def _to_prompt(row: object) -> Prompt | None:
     turns = [Message(turn.role, clean_text(turn.content)) for turn in turns]
     size = sum(len(turn.content) for turn in turns)
     if size > MAX_PROMPT_CHARACTERS:
-        raise _BadRow(
+        raise BadRow(
             f"the prompt has {size:,} characters: shorten it to {MAX_PROMPT_CHARACTERS:,}."
         )
     return Prompt(tuple(turns))
@@ -143,14 +143,14 @@ def _to_prompt(row: object) -> Prompt | None:
 
 def _to_turns(row: object) -> list[Message]:
     if not isinstance(row, list):
-        raise _BadRow("the prompt is neither a text nor a list of messages: write one of them.")
+        raise BadRow("the prompt is neither a text nor a list of messages: write one of them.")
     turns = []
     for turn in row:
         if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
-            raise _BadRow('a message has no text: write {"role": "user", "content": "..."}.')
+            raise BadRow('a message has no text: write {"role": "user", "content": "..."}.')
         role = turn.get("role")
         if role not in _ROLES:
-            raise _BadRow(f"the role {role!r} is unknown: use system, user or assistant.")
+            raise BadRow(f"the role {role!r} is unknown: use system, user or assistant.")
         role = cast(Literal["system", "user", "assistant"], role)
         turns.append(Message(role, turn["content"]))
     return turns

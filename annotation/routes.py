@@ -14,7 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from annotation.api_errors import FIELDS, ErrorOut, OneLineRoute, Refused
-from annotation.schema import Choice, Reason
+from annotation.gold import GOLD_MODEL
+from annotation.schema import Choice, ModelRef, Reason
 from annotation.voters import Caller, TokenBuckets, VoterCookies, came_over_https
 from annotation.voting import IssuedPair, Receipt, Voting
 
@@ -255,7 +256,12 @@ def _models_out(receipt: Receipt) -> ModelsOut | None:
     if receipt.models is None:
         return None
     a, b = receipt.models
-    return ModelsOut(a=a.label, b=b.label)
+    return ModelsOut(a=_spoken(a), b=_spoken(b))
+
+
+def _spoken(model: ModelRef) -> str:
+    # A gold pair's answers are nobody's: its owner wrote or chose them beforehand.
+    return "a prepared answer" if model.base == GOLD_MODEL else model.label
 
 
 def _receipt_out(receipt: Receipt) -> ReceiptOut:

@@ -193,6 +193,11 @@ class Pair:
         if (self.kind is PairKind.REPEAT) != (self.repeats is not None):
             raise ValueError(f"Pair {self.id}: a repeat, and no other, names the pair it repeats.")
 
+    @property
+    def is_public(self) -> bool:
+        """Whether anybody may see it, Argilla and an export included: no check, nothing waiting."""
+        return self.kind in (PairKind.POOL, PairKind.OWN) and self.only_for is None
+
     def shown(self, flipped: bool) -> tuple[Completion, Completion]:
         """The completions as sides (a, b) for a voter whose sides are `flipped` or not."""
         first, second = self.completions

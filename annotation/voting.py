@@ -5,12 +5,12 @@ what counts. Models are revealed only after the commit, and never for a skip. Kn
 """
 
 import asyncio
-import hmac
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from annotation.checks import Checks, is_flipped
 from annotation.journal import Journal, VoteOutcome
 from annotation.schema import (
     Choice,
@@ -75,6 +75,8 @@ class Voting:
         votes_per_pair: int,
         side_secret: bytes,
         source: VoteSource = VoteSource.PAGE,
+        repeat_share: float = 0.0,
+        gold_share: float = 0.0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not side_secret:
@@ -83,6 +85,7 @@ class Voting:
         self._votes_per_pair = votes_per_pair
         self._side_secret = side_secret
         self._source = source
+        self._checks = Checks(side_secret, repeat_share, gold_share)
         self._clock = clock
 
     async def next_pair(self, voter: str) -> IssuedPair | None:
@@ -96,6 +99,7 @@ class Voting:
             lease=LEASE,
             max_open=MAX_OPEN_PAIRS,
             now=self._clock(),
+            checks=self._checks,
         )
         pair = await asyncio.wrap_future(future)
         if pair is None:
@@ -158,8 +162,7 @@ class Voting:
 
     def flipped(self, pair_id: str, voter: str) -> bool:
         """Whether this voter's side a is the pair's second completion; fair, and fixed by key."""
-        message = f"{pair_id}\0{voter}".encode()
-        return hmac.digest(self._side_secret, message, "sha256")[0] & 1 == 1
+        return is_flipped(self._side_secret, pair_id, voter)
 
     def _receipt(self, outcome: VoteOutcome) -> Receipt:
         vote = outcome.vote

@@ -19,12 +19,13 @@ from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 
 from annotation.api_errors import install_api_errors
+from annotation.gold import GoldRow, gold_pairs
 from annotation.journal import Journal
 from annotation.routes import Health, build_vote_routes
-from annotation.schema import VoteSource
+from annotation.schema import Prompt, VoteSource
 from annotation.voters import VoterCookies
 from annotation.voting import Voting
-from tests.journal_parts import LEASE, fill_disk, free_disk, make_pair, make_vote
+from tests.journal_parts import LEASE, NOON, fill_disk, free_disk, make_pair, make_vote
 
 LABELS = {"starter@11111111", "run-7@22222222"}
 
@@ -99,6 +100,28 @@ def test_no_pair_is_503_and_already_names_the_voter(app: FastAPI, journal: Journ
         journal.add_pairs([make_pair("p0")]).result()
         assert client.post("/api/pairs").status_code == 201
         assert client.cookies["votetune_voter"] == voter
+
+
+def test_a_gold_pair_looks_like_any_other_until_its_vote(journal: Journal) -> None:
+    gold = gold_pairs([GoldRow(Prompt.from_text("2 + 2?"), "4", "5")], b"side", NOON)
+    journal.set_gold_pairs(gold).result()
+    journal.add_pairs([make_pair(f"p{n}") for n in range(9)]).result()
+    voting = Voting(journal, votes_per_pair=1, side_secret=b"side", gold_share=0.5)
+    health = Health("ok", 3, "ready", 0, "starter@11111111")
+    app = FastAPI()
+    app.include_router(build_vote_routes(voting, VoterCookies(b"cookie"), lambda: health))
+    with TestClient(app) as client:
+        for _ in range(9):
+            body = client.post("/api/pairs").json()
+            assert set(body) == {"id", "prompt", "a", "b"}
+            said = client.post("/api/votes", json={"pair": body["id"], "choice": "a"}).json()
+            if {body["a"], body["b"]} == {"4", "5"}:
+                break
+    assert body["id"] == gold[0].id
+    assert said["models"] == {"a": "a prepared answer", "b": "a prepared answer"}
+    assert said["counted"] is False
+    assert said["why"].startswith("it was a question with a known answer")
+    assert set(said) == {"id", "saved", "counted", "why", "models"}
 
 
 def test_a_vote_is_answered_with_what_is_on_disk(client: TestClient, journal: Journal) -> None:

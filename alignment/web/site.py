@@ -36,6 +36,7 @@ from annotation.api_errors import install_api_errors
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store import ArgillaConnection
 from annotation.argilla_sync import ArgillaSync
+from annotation.gold import GoldRow, gold_pairs, load_gold
 from annotation.home import Home, HomeError, HomeLock, running_app
 from annotation.journal import Journal
 from annotation.prompts import load_prompts
@@ -74,6 +75,7 @@ class Site:
         annotation: AnnotationSettings,
         alignment: AlignmentSettings,
         prompts: list[Prompt] | None,
+        gold: list[GoldRow],
         *,
         synthetic: bool,
     ) -> None:
@@ -100,11 +102,15 @@ class Site:
             sampling=self.sampling,
             votes_per_pair=annotation.votes_per_pair,
         )
+        secret = self.home.secret("side_secret")
+        self.journal.set_gold_pairs(gold_pairs(gold, secret, utc_now())).result()
         self.voting = Voting(
             self.journal,
             votes_per_pair=annotation.votes_per_pair,
-            side_secret=self.home.secret("side_secret"),
+            side_secret=secret,
             source=VoteSource.SYNTHETIC if synthetic else VoteSource.PAGE,
+            repeat_share=annotation.repeat_share,
+            gold_share=annotation.gold_share if gold else 0.0,
         )
         self.embedded = None if annotation.argilla_api_url else EmbeddedArgilla(self.home.root)
         self._annotation = annotation
@@ -281,10 +287,11 @@ def serve_app(
     """Serve until SIGINT or SIGTERM.
 
     Everything that can be wrong with the settings is found before the home is touched: raises
-    Fault for a bad prompts file, a home in use, a taken port, a base that can't be had.
+    Fault for a bad prompts or gold file, a home in use, a taken port, a base that can't be had.
     """
     signal.signal(signal.SIGTERM, _leave)
     prompts = load_prompts(annotation.prompts) if annotation.prompts else None
+    gold = load_gold(annotation.gold_pairs) if annotation.gold_pairs else []
     if alignment.trackio_project:
         check_trackio()
     home = Home(annotation.votetune_home)
@@ -298,7 +305,7 @@ def serve_app(
     lock = HomeLock(home)
     url = f"http://{annotation.gradio_server_name}:{annotation.gradio_server_port}"
     try:
-        site = Site(annotation, alignment, prompts, synthetic=synthetic)
+        site = Site(annotation, alignment, prompts, gold, synthetic=synthetic)
         try:
             site.start()
             configured = alignment.admin_token.get_secret_value() if alignment.admin_token else None
