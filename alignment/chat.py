@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from annotation.faults import Fault
+from annotation.faults import Fault, Unaskable
 from annotation.schema import Message
 
 Tokenizer = Any
@@ -19,6 +19,10 @@ Tokenizer = Any
 
 class GenerationError(Fault):
     """Answers that could not be drawn; the message is the one line that a person reads."""
+
+
+class UnaskablePrompt(GenerationError, Unaskable):
+    """A prompt too long for the model."""
 
 
 class ChatError(GenerationError):

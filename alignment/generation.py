@@ -23,7 +23,7 @@ from alignment.sampling.sampler_process import SamplerProcess
 from alignment.sampling.token_feed import TokenFeed
 from alignment.sampling.turns import PassOn, draw_in_turns, seeded
 from annotation.prompts import one_line
-from annotation.schema import Completion, ModelRef, Prompt, Sampling
+from annotation.schema import Completion, Finish, ModelRef, Prompt, Sampling
 
 __all__ = ["GenerationError", "LocalGenerator", "SamplerProcess", "render_chat"]
 
@@ -132,8 +132,8 @@ class LocalGenerator:
 
     def stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
-    ) -> Generator[tuple[str, ...], None, None]:
-        """Yield the answers so far, one per model; last the whole ones.
+    ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
+        """Yield the answers so far, one per model, last the whole ones; return how each ended.
 
         Base and adapters are drawn in one batch, each whole model in one of its own, and the
         batches take turns; each draws what `sample` would with the same seed. Closing the
@@ -146,14 +146,14 @@ class LocalGenerator:
 
     def _stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
-    ) -> Generator[tuple[str, ...], None, None]:
+    ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         feed = TokenFeed(len(models))
         thread = threading.Thread(
             target=self._feed, args=(feed, prompt, models, sampling), name="stream", daemon=True
         )
         thread.start()
         try:
-            yield from feed.texts()
+            return (yield from feed.texts())
         finally:
             feed.stopped.set()
             thread.join()
@@ -270,13 +270,15 @@ class LocalGenerator:
         return name
 
 
-def _stream(batches: Sequence[_Batch], sampling: Sampling, feed: TokenFeed) -> tuple[str, ...]:
+def _stream(
+    batches: Sequence[_Batch], sampling: Sampling, feed: TokenFeed
+) -> list[tuple[str, Finish]]:
     """The whole answers in the order of the request; what they were so far went into `feed`."""
 
-    def draw(batch: _Batch, pass_on: PassOn) -> list[tuple[int, str]]:
+    def draw(batch: _Batch, pass_on: PassOn) -> list[tuple[int, tuple[str, Finish]]]:
         part = feed.part([row.place for row in batch.rows], batch.loaded.text, pass_on)
         drawn = generate_rows(batch.loaded, batch.rows, sampling, part)
-        return [(r.place, batch.loaded.text(ids)) for r, ids in zip(batch.rows, drawn, strict=True)]
+        return [(r.place, batch.loaded.answer(i)) for r, i in zip(batch.rows, drawn, strict=True)]
 
     first = batches[0].loaded
     with seeded(first.device, sampling.seed):
@@ -285,4 +287,4 @@ def _stream(batches: Sequence[_Batch], sampling: Sampling, feed: TokenFeed) -> t
             device=first.device,
             stop=feed.stopped.set,
         )
-    return tuple(text for _, text in sorted(answer for answers in drawn for answer in answers))
+    return [whole for _, whole in sorted(answer for answers in drawn for answer in answers)]

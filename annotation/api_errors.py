@@ -42,6 +42,7 @@ FIELDS = {
     "choice": '"a", "b", "tie", "both_bad" or "skip"',
     "reasons": 'a list of "correct", "clear", "safe", "style"',
     "comment": "text of at most 2000 characters, none of them NUL",
+    "text": "a prompt of 1 to 2000 characters",
     "id": "the id of a vote from GET /api/me/votes",
 }
 """What would do, by field: the words of a refusal and of the OpenAPI document."""

@@ -19,6 +19,7 @@ from annotation.schema import (
     Message,
     ModelRef,
     Pair,
+    PairKind,
     Prompt,
     Reason,
     Sampling,
@@ -95,6 +96,8 @@ def pair_from_record(record: Json) -> Pair:
                 _completion(texts[1], kept["b"]),
             ),
             created_at=datetime.fromisoformat(kept["created_at"]),
+            kind=PairKind(kept.get("kind", PairKind.POOL)),
+            author=kept.get("author"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ForeignRecordError(
@@ -220,6 +223,8 @@ def _pair_json(pair: Pair) -> Json:
         }
     if any(_shown(m)["content"] != m.content for m in pair.prompt.messages):
         kept["messages"] = [asdict(message) for message in pair.prompt.messages]
+    if pair.kind is PairKind.OWN:
+        kept |= {"kind": pair.kind.value, "author": pair.author}
     return kept
 
 

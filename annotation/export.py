@@ -80,9 +80,13 @@ class Export:
 
 
 def prepare_export(journal: JournalReader) -> PreparedExport:
-    """Resolve every live vote of the journal into examples and count what became of them."""
+    """Resolve every live vote of the journal into examples and count what became of them.
+
+    Checks and prompts that wait for approval are left out and counted nowhere.
+    """
     votes = live_votes(journal)
     pairs = {pair.id: pair for pair in journal.pairs(sorted({v.pair_id for v in votes}))}
+    votes = [v for v in votes if v.pair_id not in pairs or pairs[v.pair_id].is_public]
     by_pair: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         if vote.pair_id not in pairs:
@@ -326,7 +330,8 @@ per voter, and models were revealed only after the vote was saved. A pair become
 more than half of its counted votes prefer the same answer. Left out: {c.ties} pairs that ended in \
 a tie, {c.both_bad} where both answers were bad, {c.conflicts} without a majority, and \
 {c.eval_left_out} whose prompt is kept for evaluation (a fifth of all prompts, by hash). Votes \
-that were undone, skipped or not counted are not in it.
+that were undone, skipped or not counted are not in it, nor are questions with a known answer and \
+pairs shown twice, which only check the votes. A prompt that a voter asked is treated as any other.
 
 ## Schema
 | column | meaning |

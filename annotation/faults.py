@@ -7,3 +7,7 @@ class Fault(RuntimeError):
     Its text is one line: what, which one, and what next. Commands print it and exit with 1;
     tabs and routes show it. Anything else that is raised is a bug and keeps its traceback.
     """
+
+
+class Unaskable(Fault):
+    """A prompt that this model cannot be asked, for a reason that whoever wrote it can mend."""

@@ -150,12 +150,8 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorOut, "description": _SAYS[status]} for status in statuses}
 
 
-def build_vote_routes(
-    voting: Voting, cookies: VoterCookies, health: Callable[[], Health]
-) -> APIRouter:
-    """Everything under /api. `health` is called in a thread, so it may read the journal."""
-    router = APIRouter(prefix="/api", tags=["votes"], route_class=OneLineRoute)
-    buckets = TokenBuckets()
+def voter_of(cookies: VoterCookies) -> Callable[[Request], str]:
+    """Who sent a request, as a dependency; a new voter's answer sets the cookie."""
 
     def voter(request: Request) -> str:
         caller: Caller = cookies.caller(request)
@@ -167,7 +163,17 @@ def build_vote_routes(
             )
         return caller.voter
 
-    Voter = Annotated[str, Depends(voter)]  # noqa: N806 - a type
+    return voter
+
+
+def build_vote_routes(
+    voting: Voting, cookies: VoterCookies, health: Callable[[], Health]
+) -> APIRouter:
+    """Everything under /api. `health` is called in a thread, so it may read the journal."""
+    router = APIRouter(prefix="/api", tags=["votes"], route_class=OneLineRoute)
+    buckets = TokenBuckets()
+
+    Voter = Annotated[str, Depends(voter_of(cookies))]  # noqa: N806 - a type
 
     @router.get("/health", summary="State", tags=["state"])
     def get_health() -> HealthOut:
@@ -192,7 +198,7 @@ def build_vote_routes(
                 "No pair is ready yet, the model is writing: try again in 2 seconds.",
                 retry_after_s=RETRY_WHEN_DRY_S,
             )
-        return _pair_out(issued)
+        return pair_out(issued)
 
     @router.post(
         "/votes",
@@ -247,7 +253,7 @@ def build_vote_routes(
     return router
 
 
-def _pair_out(issued: IssuedPair) -> PairOut:
+def pair_out(issued: IssuedPair) -> PairOut:
     prompt = [MessageOut(role=m.role, content=m.content) for m in issued.prompt.messages]
     return PairOut(id=issued.id, prompt=prompt, a=issued.a, b=issued.b)
 

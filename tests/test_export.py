@@ -25,12 +25,14 @@ from annotation.schema import (
     Message,
     ModelRef,
     Pair,
+    PairKind,
     Prompt,
     Sampling,
     Split,
     Vote,
     VoteSource,
 )
+from tests.journal_parts import on_writer
 
 BASE = ModelRef("base/model", "c" * 40)
 TUNED = ModelRef("base/model", "c" * 40, "dpo-run", "d" * 40)
@@ -114,6 +116,23 @@ def test_an_export_from_before_the_finish_columns_loads(journal: Journal, tmp_pa
     (directory / "dataset.json").write_text(json.dumps(manifest))
     (example,) = load_examples(directory)
     assert (example.chosen_finish, example.rejected_finish) == ("stop", "stop")
+
+
+def test_no_check_and_nothing_unapproved_is_ever_exported(journal: Journal) -> None:
+    own, *prompts = prompts_of(Split.TRAIN, 5)
+    pairs = [
+        replace(pair_of(own, "own"), kind=PairKind.OWN, author="v0"),
+        replace(pair_of(prompts[0], "wait"), kind=PairKind.OWN, author="v0", only_for="v0"),
+        replace(pair_of(prompts[1], "gold"), kind=PairKind.GOLD, expected=Choice.A),
+        replace(pair_of(own, "again"), kind=PairKind.REPEAT, repeats="own", only_for="v0"),
+    ]
+    fill(journal, pairs, [vote_of(pair.id, Choice.A) for pair in pairs])
+    for _ in range(2):
+        prepared = prepare_export(journal)
+        assert [example.pair_id for example in prepared.examples] == ["own"]
+        assert (prepared.counts.votes, prepared.counts.pairs_voted) == (1, 1)
+        # The same where such a vote has come to count in whatever way.
+        on_writer(journal, lambda db: db.execute("UPDATE votes SET counted = 1"))
 
 
 def test_the_card_explains_every_column(journal: Journal, tmp_path: Path) -> None:

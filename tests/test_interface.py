@@ -44,6 +44,7 @@ def test_docs_are_served_without_the_outside(voter: httpx.Client) -> None:
     assert set(paths) == {
         "/api/health",
         "/api/pairs",
+        "/api/prompts",
         "/api/votes",
         "/api/votes/{id}",
         "/api/me/votes",

@@ -17,6 +17,7 @@ from test_generation import make_adapter
 from tiny import make_tiny_model
 
 from alignment.base import ResolvedBase
+from alignment.chat import UnaskablePrompt
 from alignment.generation import GenerationError, LocalGenerator, SamplerProcess
 from annotation.schema import ModelRef, Prompt, Sampling
 
@@ -94,6 +95,26 @@ def test_a_stream_from_the_child_is_that_of_weights_in_this_process(
         assert all(a.startswith(b) for b, a in zip(before, after, strict=True))
 
 
+def test_a_stream_says_how_each_answer_ended(base: ResolvedBase, shared: SamplerProcess) -> None:
+    def ended(generator: LocalGenerator | SamplerProcess, sampling: Sampling) -> object:
+        stream = generator.stream(PROMPTS[1], [REF, REF], sampling)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                return end.value
+
+    local = LocalGenerator(base, weights_path=lambda _: None)
+    ways = set()
+    for seed in range(4):
+        sampling = Sampling(max_new_tokens=120, seed=seed)
+        (drawn,) = local.sample([PROMPTS[1]], model=REF, sampling=sampling, per_prompt=2)
+        finishes = [completion.finish for completion in drawn]
+        assert list(ended(local, sampling)) == list(ended(shared, sampling)) == finishes
+        ways |= set(finishes)
+    assert ways == {"stop", "length"}
+
+
 def test_a_stream_that_is_left_early_stops_and_the_child_goes_on(
     base: ResolvedBase, shared: SamplerProcess
 ) -> None:
@@ -107,7 +128,7 @@ def test_a_stream_that_is_left_early_stops_and_the_child_goes_on(
         assert time.monotonic() - begun < 2
         assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
     long = Prompt.from_text("x" * 2000)
-    with pytest.raises(GenerationError, match="shorten it"):
+    with pytest.raises(UnaskablePrompt, match="shorten it"):
         list(shared.stream(long, [REF], SAMPLING))
     assert shared.sample(PROMPTS, model=REF, sampling=SAMPLING, per_prompt=2) == want
     assert shared.pid == pid

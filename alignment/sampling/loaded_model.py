@@ -6,13 +6,11 @@ Owns where an answer ends and which prompts are too long. Loads nothing and draw
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from alignment.chat import GenerationError, Tokenizer, encode_prompt
+from alignment.chat import Tokenizer, UnaskablePrompt, encode_prompt
 from annotation.prompts import clean_text
-from annotation.schema import ModelRef, Prompt, Sampling
-
-Finish = Literal["stop", "length"]
+from annotation.schema import Finish, ModelRef, Prompt, Sampling
 
 
 @dataclass(slots=True)
@@ -39,13 +37,13 @@ class LoadedModel:
     def prompt_ids(self, prompt: Prompt, sampling: Sampling) -> list[int]:
         """Ids to answer from.
 
-        Raises GenerationError where they do not fit the window beside `max_new_tokens`, or the
-        chat template refuses the conversation.
+        Raises UnaskablePrompt where they do not fit the window beside `max_new_tokens`, ChatError
+        where the chat template refuses the conversation.
         """
         ids = encode_prompt(self.tokenizer, prompt.messages)
         room = max(0, self.window - sampling.max_new_tokens)
         if len(ids) > room:
-            raise GenerationError(
+            raise UnaskablePrompt(
                 f"The prompt has {len(ids):,} tokens and this model takes {room:,} beside "
                 f"{sampling.max_new_tokens:,} for the answer: shorten it."
             )

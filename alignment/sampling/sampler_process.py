@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.base import ResolvedBase
-from alignment.chat import GenerationError
-from annotation.schema import Completion, ModelRef, Prompt, Sampling
+from alignment.chat import GenerationError, UnaskablePrompt
+from annotation.schema import Completion, Finish, ModelRef, Prompt, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_LOG_BYTES = 2_000_000
@@ -93,7 +93,7 @@ class SamplerProcess:
 
     def stream(
         self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
-    ) -> Generator[tuple[str, ...], None, None]:
+    ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         """As LocalGenerator.stream, in the child; other requests wait until it is over."""
         request = {
             "stream": [[m.role, m.content] for m in prompt.messages],
@@ -115,7 +115,9 @@ class SamplerProcess:
                         while "texts" in reply:
                             reply = self._read()
         if "error" in reply:
-            raise GenerationError(str(reply["error"]))
+            kind = UnaskablePrompt if reply.get("unaskable") else GenerationError
+            raise kind(str(reply["error"]))
+        return tuple(reply["finishes"])
 
     def stop(self) -> None:
         """End the child; a request in flight fails. Harmless when called again."""

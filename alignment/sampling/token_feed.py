@@ -6,9 +6,11 @@ Owns what a reader sees while rows are unfinished, and the flag by which it stop
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from annotation.schema import Finish
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids of one row, past its end of turn too, to text."""
@@ -24,7 +26,7 @@ class TokenFeed:
     def __init__(self, rows: int) -> None:
         self.stopped = threading.Event()
         self._rows = rows
-        self._items: queue.SimpleQueue[_Tokens | tuple[str, ...] | Exception] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[_Tokens | _Whole | Exception] = queue.SimpleQueue()
 
     def part(self, rows: Sequence[int], decode: Decode, then: Callable[[], None]) -> "FeedPart":
         """A streamer for the batch that draws the answers at `rows`; it calls `then` after each
@@ -35,14 +37,17 @@ class TokenFeed:
     def put(self, tokens: "_Tokens") -> None:
         self._items.put(tokens)
 
-    def close(self, texts: tuple[str, ...]) -> None:
-        self._items.put(texts)
+    def close(self, answers: Sequence[tuple[str, Finish]]) -> None:
+        self._items.put(_Whole(tuple(answers)))
 
     def fail(self, error: Exception) -> None:
         self._items.put(error)
 
-    def texts(self) -> Iterator[tuple[str, ...]]:
-        """Texts so far, whenever there are new tokens; last the whole; raises what `fail` got."""
+    def texts(self) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
+        """Texts so far, whenever there are new tokens; last the whole.
+
+        Returns how each answer ended; raises what `fail` got.
+        """
         ids: list[list[int]] = [[] for _ in range(self._rows)]
         decode: dict[int, Decode] = {}
         while True:
@@ -56,9 +61,9 @@ class TokenFeed:
                 item = self._items.get()
             if isinstance(item, Exception):
                 raise item
-            if isinstance(item, tuple):
-                yield item
-                return
+            if isinstance(item, _Whole):
+                yield tuple(text for text, _ in item.answers)
+                return tuple(finish for _, finish in item.answers)
             # The last character may still lack bytes; it shows when they are there.
             yield tuple(
                 decode[row](some).rstrip("\ufffd") if some else "" for row, some in enumerate(ids)
@@ -99,3 +104,10 @@ class _Tokens:
     rows: tuple[int, ...]
     ids: list[int]
     decode: Decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """The answers as they ended."""
+
+    answers: tuple[tuple[str, Finish], ...]

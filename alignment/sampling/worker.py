@@ -12,16 +12,16 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
-from annotation.faults import Fault
+from annotation.faults import Fault, Unaskable
 from annotation.prompts import one_line
-from annotation.schema import Message, ModelRef, Prompt, Sampling
+from annotation.schema import Finish, Message, ModelRef, Prompt, Sampling
 
 NICENESS = 10
 _log = logging.getLogger("alignment.sampling.worker")
@@ -107,18 +107,28 @@ def _replies(
     try:
         stream = generator.stream(prompt, models, Sampling(**request["sampling"]))
         with closing(stream) as answers_so_far:
-            for texts in answers_so_far:
-                yield {"texts": texts}
-                # While a stream is on, the parent has nothing else to say than stop.
-                if not lines.empty():
-                    break
-        yield {"end": True}
+            yield from _until_stopped(answers_so_far, lines)
     except Fault as error:
-        yield {"error": str(error)}
+        yield {"error": str(error), "unaskable": isinstance(error, Unaskable)}
     # A process's boundary: a fault of one stream is reported, and the next may work.
     except Exception as error:  # noqa: BLE001
         _log.exception("a stream failed")
         yield {"error": f"Sampling failed ({type(error).__name__}: {one_line(error)})."}
+
+
+def _until_stopped(
+    answers_so_far: Generator[tuple[str, ...], None, tuple[Finish, ...]],
+    lines: "queue.SimpleQueue[str]",
+) -> Iterator[dict[str, object]]:
+    # While a stream is on, the parent has nothing else to say than stop.
+    while lines.empty():
+        try:
+            texts = next(answers_so_far)
+        except StopIteration as end:
+            yield {"end": True, "finishes": end.value}
+            return
+        yield {"texts": texts}
+    yield {"end": True}
 
 
 def _answer(

@@ -39,8 +39,10 @@ from annotation.argilla_sync import ArgillaSync
 from annotation.gold import GoldRow, gold_pairs, load_gold
 from annotation.home import Home, HomeError, HomeLock, running_app
 from annotation.journal import Journal
+from annotation.own_prompts import OwnPrompts
+from annotation.prompt_routes import build_prompt_routes
 from annotation.prompts import load_prompts
-from annotation.routes import Health, build_vote_routes
+from annotation.routes import Health, build_vote_routes, voter_of
 from annotation.sampling import PairPool
 from annotation.schema import Prompt, VoteSource, utc_now
 from annotation.settings import AnnotationSettings
@@ -112,6 +114,14 @@ class Site:
             repeat_share=annotation.repeat_share,
             gold_share=annotation.gold_share if gold else 0.0,
         )
+        self.own_prompts = OwnPrompts(
+            self.journal,
+            self.comparer,
+            mode=annotation.own_prompts,
+            model=lambda: self.pipeline.registry.policy().ref,
+            sampling=self.sampling,
+            flipped=self.voting.flipped,
+        )
         self.embedded = None if annotation.argilla_api_url else EmbeddedArgilla(self.home.root)
         self._annotation = annotation
         self.sync = ArgillaSync(
@@ -150,6 +160,7 @@ class Site:
         self.sampler.start()
         self.pool.start()
         self._closing.callback(self.comparer.stop)
+        self._closing.callback(self.own_prompts.stop)
         # Left in reverse: a stopped sampler fails the batch that the pool would wait for.
         self._closing.callback(self.pool.stop)
         self._closing.callback(self.sampler.stop)
@@ -234,6 +245,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
     )
     cookies = VoterCookies(site.home.secret("cookie_secret"))
     app.include_router(build_vote_routes(site.voting, cookies, site.health))
+    app.include_router(build_prompt_routes(site.own_prompts, voter_of(cookies)))
     install_api_errors(app)
     theme = build_theme()
     # Gradio's mount at / would swallow /admin, so /admin comes first.
