@@ -20,7 +20,10 @@ import pytest
 from alignment.commands.demo import cast_votes
 
 ROOT = Path(__file__).parent.parent
-FOREIGN = ("ARGILLA_", "HF_", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_", "GRADIO_")
+FOREIGN = (
+    *("ARGILLA_", "HF_", "HUB_", "PROMPTS", "BASE_", "VOTES_", "ADMIN_", "MIN_", "GRADIO_"),
+    *("REPEAT_", "GOLD_", "OWN_", "ANONYMOUS_"),
+)
 START_TIMEOUT_S = 90
 
 

@@ -37,6 +37,7 @@ from annotation.schema import (
     Message,
     ModelRef,
     Pair,
+    PairKind,
     Prompt,
     Reason,
     Sampling,
@@ -442,12 +443,16 @@ def test_another_dataset_gets_all_votes_once_more(bench: Bench) -> None:
     pairs = [make_pair(n) for n in range(2)]
     bench.add(*pairs)
     bench.vote(pairs[0], "anon-1", choice=Choice.B)
+    # A check is not in Argilla, so a vote on it has no record to go to.
+    gold = replace(make_pair(2), kind=PairKind.GOLD, expected=Choice.A)
+    bench.add(gold)
+    bench.vote(gold, "anon-1", choice=Choice.A)
     bench.store.deliver()
     name = f"moved-{uuid.uuid4().hex[:8]}"
     moved = bench.open_store(dataset=name, workspace=f"w-{uuid.uuid4().hex[:8]}")
     assert moved.deliver() == 1
     assert moved.pull(thorough=True) == 0
-    assert [vote.choice for vote in bench.journal.votes()] == [Choice.B]
+    assert [vote.choice for vote in bench.journal.votes()] == [Choice.B, Choice.A]
     assert moved.deliver() == 0
 
 

@@ -29,6 +29,8 @@ def one_line(done: object) -> str:
         ("VOTES_PER_PAIR", "0", "VOTES_PER_PAIR='0'"),
         ("ARGILLA_API_URL", "http://127.0.0.1:1", "ARGILLA_API_KEY"),
         ("PROMPTS", "/nowhere/prompts.txt", "/nowhere/prompts.txt"),
+        ("GOLD_PAIRS", "/nowhere/gold.jsonl", "GOLD_PAIRS: /nowhere/gold.jsonl can't be read"),
+        ("REPEAT_SHARE", "0.9", "REPEAT_SHARE='0.9'"),
         ("BASE_MODEL", "/nowhere/model", "/nowhere/model"),
         ("BASE_MODEL", "not a model!", "BASE_MODEL"),
         ("GENERATION_URL", "http://127.0.0.1:1", "GENERATION_URL"),

@@ -59,6 +59,19 @@ def test_a_pair_is_blind(voter: httpx.Client) -> None:
     assert "starter" not in json.dumps(pair)
 
 
+def test_a_voter_asks_a_prompt_of_their_own(voter: httpx.Client) -> None:
+    answer = voter.post("/api/prompts", json={"text": "What is the opposite of hot?"}, timeout=120)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    *drafts, last = [json.loads(line) for line in answer.text.splitlines()]
+    assert drafts
+    assert all(set(draft) == {"a", "b"} for draft in drafts)
+    assert set(last["pair"]) == {"id", "prompt", "a", "b"}
+    vote = voter.post("/api/votes", json={"pair": last["pair"]["id"], "choice": "a"}).json()
+    assert vote["counted"] is True
+    assert vote["models"]["a"] == vote["models"]["b"]
+
+
 def test_vote_replay_conflict_amend_undo(voter: httpx.Client) -> None:
     pair = next_pair(voter)
     vote = {"pair": pair["id"], "choice": "a", "reasons": ["correct"], "comment": "shorter"}
