@@ -4,7 +4,7 @@ Owns its status codes and its lines of JSON. What is asked, drawn and stored is 
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -63,7 +63,9 @@ class PromptIn(BaseModel):
     )
 
 
-def build_prompt_routes(own: OwnPrompts, voter: Callable[[Request], str]) -> APIRouter:
+def build_prompt_routes(
+    own: OwnPrompts, voter: Callable[[Request], str] | Callable[[Request], Awaitable[str]]
+) -> APIRouter:
     """POST /api/prompts; `voter` names who sent a request, as a dependency of FastAPI's."""
     router = APIRouter(prefix="/api", tags=["prompts"], route_class=OneLineRoute)
     Voter = Annotated[str, Depends(voter)]  # noqa: N806 - a type

@@ -134,6 +134,21 @@ def test_a_stream_that_is_left_early_stops_and_the_child_goes_on(
     assert shared.pid == pid
 
 
+def test_a_patient_child_is_polite_before_it_loads(base: ResolvedBase, tmp_path: Path) -> None:
+    log = tmp_path / "sampler.log"
+    process = SamplerProcess(base, weights_path=lambda _: None, log=log, patient=True)
+    process.start()
+    try:
+        assert process.pid is not None
+        child, polite_by = psutil.Process(process.pid), time.monotonic() + 30
+        while child.nice() < 10 and time.monotonic() < polite_by:
+            time.sleep(0.005)
+        assert child.nice() == 10
+        assert "speaks" not in log.read_text()  # what the child says once it has loaded
+    finally:
+        process.stop()
+
+
 def test_the_child_is_polite_knows_no_secrets_and_stops_within_a_batch(
     base: ResolvedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +279,7 @@ def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) ->
         "is_starter": False,
         "device": "cpu",
         "threads": 1,
+        "patient": False,
     }
     request = {
         "prompts": [[["user", "Hi"]]],

@@ -33,7 +33,8 @@ class SamplerProcess:
 
     `start` spawns the child and returns at once, so that it loads while others work; `sample`
     does so itself where nobody did. A child that dies fails the request it had and is started
-    anew by the next. It ends with `stop`, and when this process dies in whatever way.
+    anew by the next. It ends with `stop`, and when this process dies in whatever way. A `patient`
+    child yields to others while it loads, too.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class SamplerProcess:
         weights_path: Callable[[ModelRef], Path | None],
         log: Path,
         device: str | None = None,
+        patient: bool = False,
     ) -> None:
         self._base = base
+        self._patient = patient
         self._weights_path = weights_path
         self._log_path = log
         self._device = device
@@ -205,6 +208,7 @@ class SamplerProcess:
             "is_starter": self._base.is_starter,
             "device": self._device,
             "threads": worker_threads(),
+            "patient": self._patient,
         }
         child.stdin.write(json.dumps(hello) + "\n")
         child.stdin.flush()

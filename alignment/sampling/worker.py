@@ -36,9 +36,12 @@ def main() -> int:
     lines = _read_ahead(sys.stdin)
     hello = json.loads(lines.get())
     folders: dict[ModelRef, Path] = {}
+    if hello["patient"]:
+        os.nice(NICENESS)
     generator = _build(hello, folders.get)
-    # Only now: while it loads, on a new home, a first voter is waiting for it.
-    os.nice(NICENESS)
+    if not hello["patient"]:
+        # Only now: while it loads, on a new home, a first voter is waiting for it.
+        os.nice(NICENESS)
     while True:
         request = json.loads(lines.get())
         if "stop" in request:

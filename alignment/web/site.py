@@ -95,7 +95,8 @@ class Site:
         self.sampling = default_sampling(self.base)
         self._votes_per_pair = annotation.votes_per_pair
         self.sampler = self._sampler("sampler")
-        self.comparer = self._sampler("comparer")
+        # It starts when somebody asks, in the midst of others' voting.
+        self.comparer = self._sampler("comparer", patient=True)
         self.pool = PairPool(
             self.journal,
             prompts or (starter_prompts() if self.base.is_starter else load_prompts(None)),
@@ -137,11 +138,12 @@ class Site:
             log.info("%d pairs of another base are retired", retired)
         self.journal.set_note(BASE_NOTE, spoken).result()
 
-    def _sampler(self, name: str) -> SamplerProcess:
+    def _sampler(self, name: str, *, patient: bool = False) -> SamplerProcess:
         return SamplerProcess(
             self.base,
             weights_path=self.pipeline.registry.weights_path,
             log=self.home.root / f"{name}.log",
+            patient=patient,
         )
 
     def _argilla(self) -> ArgillaConnection | None:
