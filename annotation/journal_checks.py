@@ -14,14 +14,16 @@ from annotation.journal_schema import pair_from_row
 from annotation.schema import PairKind
 
 _GIVEN = "SELECT count(*) FROM assignments WHERE voter = :voter"
+# Not the pool: in the words of the index on the few pairs of other kinds.
 _CHECKS_GIVEN = """
     SELECT (SELECT count(*) FROM pairs WHERE only_for = :voter AND repeats IS NOT NULL)
-         + (SELECT count(*) FROM pairs JOIN assignments AS mine
-            ON mine.voter = :voter AND mine.pair_id = pairs.id WHERE pairs.kind = 'gold')
+         + (SELECT count(*) FROM pairs CROSS JOIN assignments AS mine
+            ON mine.voter = :voter AND mine.pair_id = pairs.id
+            WHERE pairs.kind <> 'pool' AND pairs.kind = 'gold')
 """
 _GOLD = """
     SELECT id FROM pairs
-    WHERE kind = 'gold' AND retired_at IS NULL AND NOT EXISTS (
+    WHERE kind <> 'pool' AND kind = 'gold' AND retired_at IS NULL AND NOT EXISTS (
         SELECT 1 FROM assignments AS mine
         WHERE mine.voter = :voter AND mine.pair_id = pairs.id)
     ORDER BY id

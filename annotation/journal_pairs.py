@@ -40,7 +40,9 @@ def insert_pair(db: sqlite3.Connection, pair: Pair, *, delivered: bool) -> bool:
 def set_gold_pairs(db: sqlite3.Connection, pairs: Sequence[Pair], now: datetime) -> None:
     """Let `pairs` be the gold pairs in play: new ones come in, those that are gone retire."""
     db.execute(
-        "UPDATE pairs SET retired_at = coalesce(retired_at, ?) WHERE kind = 'gold'", (to_text(now),)
+        "UPDATE pairs SET retired_at = coalesce(retired_at, ?) WHERE kind <> 'pool'"
+        " AND kind = 'gold'",
+        (to_text(now),),
     )
     for pair in pairs:
         if not insert_pair(db, pair, delivered=False):

@@ -130,5 +130,5 @@ def upgrade_script(version: int) -> str:
     return "".join(_UPGRADES[version:]) + f"PRAGMA user_version = {SCHEMA_VERSION};"
 
 
-WAITING_PAIRS = "kind = 'own' AND only_for IS NOT NULL AND retired_at IS NULL"
+WAITING_PAIRS = "kind <> 'pool' AND kind = 'own' AND only_for IS NOT NULL AND retired_at IS NULL"
 """Pairs on voters' own prompts that the owner has yet to approve."""

@@ -185,6 +185,20 @@ def test_a_write_that_runs_twice_gives_the_same_check(journal: Journal, tmp_path
     assert kinds_seen == {PairKind.POOL, PairKind.REPEAT, PairKind.GOLD}
 
 
+def test_drawing_a_check_reads_indexes_and_no_whole_table(journal: Journal) -> None:
+    from annotation.journal_checks import _CHECKS_GIVEN, _DECIDED, _GIVEN, _GOLD
+
+    values = {"voter": "ann", "between": 5}
+    for sql in (_GIVEN, _CHECKS_GIVEN, _GOLD, _DECIDED):
+        plan = on_writer(
+            journal,
+            lambda db, sql=sql: [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)],
+        )
+        whole = [line for line in plan if line.startswith("SCAN") and "CONSTANT ROW" not in line]
+        assert not whole, plan
+        assert (sql != _GOLD) or "pairs_by_kind (kind=?)" in plan[0], plan
+
+
 # Gold pairs
 
 
