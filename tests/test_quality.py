@@ -1,24 +1,30 @@
-"""What votes say of themselves, by hand: the flip rate from overlaps, shares, majorities."""
+"""What votes say of themselves, by hand: flip rate, shares, majorities, agreement, leans."""
 
 import itertools
 import math
 import random
 from collections import Counter
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from scipy.stats import binomtest
+from vote_parts import pair_of, vote_on
 
 from annotation.quality import (
     FlipRate,
+    SplitPair,
+    agreements,
     decided_votes_by_pair,
     estimate_flip_rate,
     example_flip_rate,
+    krippendorff_alpha,
     majority_flip_rate,
     share_for_side_a,
     share_of,
+    summarise_quality,
 )
-from annotation.schema import Choice, Vote
+from annotation.schema import Choice, PairKind, Vote
 
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 A, B, TIE = Choice.A, Choice.B, Choice.TIE
@@ -176,3 +182,102 @@ def test_side_a_is_the_side_that_the_voter_saw() -> None:
     found = share_for_side_a([*votes_on((A, B, TIE), (Choice.SKIP,)), flipped])
     assert found is not None
     assert (found.count, found.total) == (2, 3)
+
+
+# Agreement
+
+
+def test_alpha_is_krippendorffs_with_each_pair_both_ways_round() -> None:
+    found = krippendorff_alpha(votes_on((A, A), (B, B), (A, A), (A, B), (A,)))
+    assert found is not None
+    # Eight units of two values, 8 of each kind in all. Two units differ, so 4 of 16 ordered
+    # coincidences do; by chance 2 · 8 · 8 / 15 would: 1 - 4 / 8.533.
+    assert found.value == pytest.approx(1 - 4 * 15 / 128)
+    assert (found.votes, found.pairs) == (8, 4)
+
+
+def test_alpha_does_not_depend_on_which_answer_is_the_first() -> None:
+    votes = votes_on((A, A), (A, A), (A, B), (A, TIE))
+    turned = [replace(v, flipped=True) if v.pair_id in ("pair-0", "pair-2") else v for v in votes]
+    one, other = krippendorff_alpha(votes), krippendorff_alpha(turned)
+    assert one is not None
+    assert one == other
+    # One way round, votes that all went to first answers leave chance nothing to disagree on.
+    assert one.value > 0
+
+
+def test_alpha_counts_ties_as_an_answer() -> None:
+    found = krippendorff_alpha(votes_on((A, TIE), (TIE, TIE)))
+    assert found is not None
+    # Units (a, tie), (b, tie), (tie, tie) twice: 4 of 8 ordered coincidences differ. Of a, b, tie
+    # there are 1, 1 and 6: by chance 2 · (1 · 1 + 1 · 6 + 1 · 6) / 7 = 26/7 would.
+    assert found.value == pytest.approx(1 - 4 * 7 / 26)
+
+
+@pytest.mark.parametrize("pairs", [(), ((A,), (B,)), ((TIE, TIE),)])
+def test_alpha_of_nothing_to_compare_is_none(pairs: tuple[tuple[Choice, ...], ...]) -> None:
+    assert krippendorff_alpha(votes_on(*pairs)) is None
+
+
+def test_a_vote_is_compared_with_the_majority_of_the_others() -> None:
+    votes = votes_on((A, A, B), (A, B), (A, TIE))
+    # Of A A B: each A sees one for and one against, B sees two against. A and B see each other.
+    # A tie is no opinion, so the last A stands alone.
+    assert agreements(votes, decided_votes_by_pair(votes)) == [False, False, False]
+
+
+# All of it
+
+
+def test_the_summary_is_of_votes_that_count_and_of_no_checks() -> None:
+    pairs = [
+        pair_of("p0"),
+        pair_of("p1", longer_first=False),
+        pair_of("own", kind=PairKind.OWN),
+        pair_of("gold", kind=PairKind.GOLD, expected=A),
+    ]
+    votes = [
+        vote_on("p0", "ann", A),
+        # Side a of a flipped voter is the second answer, which is the shorter one.
+        vote_on("p0", "bob", A, flipped=True),
+        vote_on("p1", "ann", B),
+        vote_on("own", "ann", TIE),
+        vote_on("gold", "ann", B, counted=False),
+        vote_on("p1", "bob", Choice.SKIP, counted=False),
+        replace(vote_on("p1", "cid", A), set_aside="presses left"),
+        replace(vote_on("own", "dan", A), superseded_at=NOON),
+    ]
+    found = summarise_quality(votes, {pair.id: pair for pair in pairs})
+    assert (found.votes, found.voters, found.pairs) == (4, 2, 3)
+    assert found.side_a == share_of(2, 3)
+    assert found.longer == share_of(2, 3)
+    assert found.agreement == share_of(0, 2)
+    assert found.flip_rate == estimate_flip_rate(votes[:2])
+    assert found.split_pairs == (SplitPair("p0", Counter({A: 1, B: 1})),)
+
+
+def test_days_without_votes_are_days_too() -> None:
+    late = replace(vote_on("p0", "ann", A), created_at=NOON + timedelta(days=2, hours=11))
+    found = summarise_quality([vote_on("p0", "bob", A), late], {"p0": pair_of("p0")})
+    assert found.days == (
+        (date(2026, 11, 23), 1),
+        (date(2026, 11, 24), 0),
+        (date(2026, 11, 25), 1),
+    )
+
+
+def test_pairs_without_agreement_have_no_strict_majority() -> None:
+    pairs = {f"pair-{n}": pair_of(f"pair-{n}") for n in range(5)}
+    votes = votes_on((A, A, B), (A, B), (A, B, TIE), (A, A, B, B), (TIE, TIE))
+    found = summarise_quality(votes, pairs).split_pairs
+    assert [(s.pair_id, dict(s.tally)) for s in found] == [
+        ("pair-3", {A: 2, B: 2}),
+        ("pair-2", {A: 1, B: 1, TIE: 1}),
+        ("pair-1", {A: 1, B: 1}),
+    ]
+
+
+def test_no_vote_is_no_figure() -> None:
+    found = summarise_quality([], {})
+    assert (found.votes, found.days, found.alpha, found.agreement) == (0, (), None, None)
+    assert (found.side_a, found.longer, found.flip_rate) == (None, None, None)
