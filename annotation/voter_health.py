@@ -101,7 +101,7 @@ def assess_voters(votes: Iterable[Vote], pairs: Mapping[str, Pair]) -> tuple[Vot
     crowd = _Crowd(by_voter, pairs, ordinary)
     # Whoever flips coins would make the others look too much alike, so they are put apart first.
     noise = _measured_noise(crowd.trusted(crowd.judged(found)))
-    for name, flag in find_rings(ordinary, crowd.trusted(found), noise):
+    for name, flag in find_rings(ordinary, crowd.trusted(found), noise).items():
         found[name] = replace(found[name], flags=(*found[name].flags, flag))
     judged = crowd.judged(found).values()
     return tuple(sorted(judged, key=lambda v: (not v.flags, -v.votes, v.voter)))

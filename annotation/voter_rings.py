@@ -3,88 +3,119 @@
 Pure: votes in, flags out. Which of two copied from the other no votes can tell, so both are named.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from annotation.quality import decided_votes_by_pair
 from annotation.schema import Choice, Vote
 from annotation.voter_flags import Flag, copy_evidence, honest_rate, ring_level
 
+if TYPE_CHECKING:
+    import numpy as np
+
 MIN_SHARED = 10
 """Pairs that two voters must both have decided before anybody asks whether they vote as one."""
+NEARLY_ALL = 0.8
+"""Share of the same answers among them without which nobody looks closer."""
 _SIGNS = {Choice.A: 1, Choice.B: -1}
 
 
-def find_rings(
-    votes: Iterable[Vote], trusted: Iterable[Vote], noise: float
-) -> list[tuple[str, Flag]]:
-    """A flag for both of two voters who give the same answers more than chance and truth explain.
+@dataclass(frozen=True, slots=True)
+class _Twins:
+    one: str
+    other: str
+    same: int
+    shared: int
+    evidence: float
+
+
+def find_rings(votes: Iterable[Vote], trusted: Iterable[Vote], noise: float) -> dict[str, Flag]:
+    """Voter to flag, for voters who give the same answers more than chance and truth explain.
 
     Each shared pair weighs by how likely the second would have agreed anyway, given the first and
     everybody else who is `trusted`, each vote wrong at rate `noise`; two who agree where all
     others do prove nothing.
     """
-    trusted = list(trusted)
-    tallies, peers = decided_votes_by_pair(trusted), {vote.id for vote in trusted}
-    by_voter: defaultdict[str, dict[str, Vote]] = defaultdict(dict)
-    for vote in votes:
-        if vote.choice in _SIGNS:
-            by_voter[vote.voter][vote.pair_id] = vote
-    candidates, compared = _alike(by_voter)
-    rings: list[tuple[str, Flag]] = []
-    for one, other in candidates:
-        mine, theirs = by_voter[one], by_voter[other]
-        shared = mine.keys() & theirs.keys()
-        evidence = 0.0
-        for pair_id in shared:
-            rest = Counter(tallies.get(pair_id, ()))
-            for vote in (mine[pair_id], theirs[pair_id]):
-                rest[vote.record_choice] -= vote.id in peers
-            choice, theirs_is = mine[pair_id].record_choice, theirs[pair_id].record_choice
-            lead = 1 + rest[choice] - rest[Choice.B if choice is Choice.A else Choice.A]
-            evidence += copy_evidence(choice is theirs_is, honest_rate(noise, lead))
-        if evidence > ring_level(compared):
-            same = sum(mine[p].record_choice is theirs[p].record_choice for p in shared)
-            for name, twin in ((one, other), (other, one)):
-                rings.append((name, _ring_flag(twin, same, len(shared))))
-    return rings
+    decided = [vote for vote in votes if vote.choice in _SIGNS]
+    if not decided:
+        return {}
+    ballots = _Ballots(decided, {vote.id for vote in trusted})
+    alike, compared = ballots.alike()
+    twins: defaultdict[str, list[_Twins]] = defaultdict(list)
+    for found in ballots.weighed(alike, noise):
+        if found.evidence > ring_level(compared):
+            twins[found.one].append(found)
+            twins[found.other].append(found)
+    return {name: _flag(name, found) for name, found in twins.items()}
 
 
-def _ring_flag(twin: str, same: int, shared: int) -> Flag:
+def _flag(name: str, found: list[_Twins]) -> Flag:
+    closest = max(found, key=lambda twins: twins.evidence)
+    twin = closest.other if closest.one == name else closest.one
+    more = f" The same holds for {len(found) - 1} more." if len(found) > 1 else ""
     return Flag(
         "ring",
-        f"Gave the same answer as {twin[:8]} on {same} of {shared} pairs that both saw, more "
-        "than two who vote apart would.",
+        f"Gave the same answer as {twin[:8]} on {closest.same} of {closest.shared} pairs that "
+        f"both saw, more than two who vote apart would.{more}",
     )
 
 
-def _alike(by_voter: Mapping[str, Mapping[str, Vote]]) -> tuple[list[tuple[str, str]], int]:
-    """Pairs of voters with nearly the same answers, and how many share enough to be compared."""
-    import numpy as np
-    from scipy.sparse import coo_array
+class _Ballots:
+    """Decided votes as arrays: voter (row), pair (column), sign of the answer, trusted or not."""
 
-    voters = sorted(name for name, votes in by_voter.items() if len(votes) >= MIN_SHARED)
-    columns: dict[str, int] = {}
-    cells = [
-        (
-            row,
-            columns.setdefault(pair_id, len(columns)),
-            1 if vote.record_choice is Choice.A else -1,
-        )
-        for row, name in enumerate(voters)
-        for pair_id, vote in by_voter[name].items()
-    ]
-    if not cells:
-        return [], 0
-    rows, cols, signs = (np.array(column) for column in zip(*cells, strict=True))
-    votes = coo_array((signs, (rows, cols)), shape=(len(voters), len(columns))).tocsr()
-    shared = (abs(votes) @ abs(votes).T).tocoo()
-    enough = (shared.data >= MIN_SHARED) & (shared.row < shared.col)
-    one, other, count = shared.row[enough], shared.col[enough], shared.data[enough]
-    if not len(one):
-        return [], 0
-    # Same less different, over all shared.
-    balance = np.asarray((votes @ votes.T).tocsr()[one, other]).ravel()
-    alike = balance >= 0.6 * count
-    names = [(voters[i], voters[j]) for i, j in zip(one[alike], other[alike], strict=True)]
-    return names, len(one)
+    def __init__(self, votes: list[Vote], trusted: set[str]) -> None:
+        import numpy as np
+
+        self._names = sorted({vote.voter for vote in votes})
+        rows = {name: row for row, name in enumerate(self._names)}
+        columns: dict[str, int] = {}
+        self._rows = np.array([rows[vote.voter] for vote in votes])
+        self._columns = np.array([columns.setdefault(v.pair_id, len(columns)) for v in votes])
+        self._signs = np.array([_SIGNS[vote.record_choice] for vote in votes])
+        self._trusted = np.array([vote.id in trusted for vote in votes], dtype=int)
+        # By how much those trusted prefer each pair's first answer.
+        self._lead = np.bincount(self._columns, weights=self._signs * self._trusted).astype(int)
+
+    def alike(self) -> tuple["np.ndarray[Any, Any]", int]:
+        """Rows of voters with nearly the same answers, and how many share enough to tell."""
+        import numpy as np
+        from scipy.sparse import coo_array
+
+        votes = coo_array((self._signs, (self._rows, self._columns))).tocsr()
+        shared = (abs(votes) @ abs(votes).T).tocoo()
+        enough = (shared.data >= MIN_SHARED) & (shared.row < shared.col)
+        pairs = np.stack([shared.row[enough], shared.col[enough]], axis=1)
+        if not len(pairs):
+            return pairs, 0
+        # Same less different.
+        balance = np.asarray((votes @ votes.T).tocsr()[pairs[:, 0], pairs[:, 1]]).ravel()
+        return pairs[balance >= (2 * NEARLY_ALL - 1) * shared.data[enough]], len(pairs)
+
+    def weighed(self, pairs: "np.ndarray[Any, Any]", noise: float) -> Iterator[_Twins]:
+        """Each two of `pairs` with the evidence that they vote as one."""
+        import numpy as np
+
+        # Others lead by no more than all of them; the first of the two counts as one more.
+        most = int(abs(self._lead).max()) + 3
+        rates = [honest_rate(noise, lead) for lead in range(-most, most + 1)]
+        weights = np.array([[copy_evidence(same, p) for p in rates] for same in (False, True)])
+        order = np.lexsort((self._columns, self._rows))
+        starts = np.searchsorted(self._rows[order], np.arange(len(self._names) + 1))
+        for one, other in pairs:
+            mine, theirs = (order[starts[row] : starts[row + 1]] for row in (one, other))
+            common, i, j = np.intersect1d(
+                self._columns[mine], self._columns[theirs], assume_unique=True, return_indices=True
+            )
+            mine, theirs = mine[i], theirs[j]
+            signs = self._signs[mine]
+            same = signs == self._signs[theirs]
+            both = signs * self._trusted[mine] + self._signs[theirs] * self._trusted[theirs]
+            lead = 1 + signs * (self._lead[common] - both)
+            yield _Twins(
+                self._names[one],
+                self._names[other],
+                int(same.sum()),
+                len(common),
+                float(weights[same.astype(int), lead + most].sum()),
+            )
