@@ -82,6 +82,20 @@ def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) 
 
 
 @cli.command()
+def quality(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say how far the votes can be trusted, and which voters deserve a look and why."""
+    from rich.console import Console
+
+    from alignment.commands.quality import load_quality, print_quality
+
+    found = load_quality(_home())
+    if as_json:
+        print(found.to_json())
+    else:
+        print_quality(found, Console())
+
+
+@cli.command()
 def doctor(
     method: Annotated[
         Literal["dpo", "orpo", "sft"], typer.Option(help="The method that would be trained.")

@@ -38,6 +38,7 @@ from annotation.faults import Fault
 from annotation.home import Home
 from annotation.journal import JournalReader
 from annotation.prompts import load_prompts
+from annotation.quality_report import QualityDesk
 from annotation.schema import Prompt, Sampling, Split
 
 STARTER_MAX_NEW_TOKENS = 64
@@ -65,6 +66,7 @@ class Pipeline:
         self._settings = settings
         self._journal = journal
         self.base = base
+        self.quality = QualityDesk(journal)
         token = settings.hf_token
         self._token = token.get_secret_value() if token else None
         self.registry = Registry(home.root, base, token=self._token)
@@ -149,8 +151,12 @@ class Pipeline:
         return options
 
     def _material(self) -> Material:
-        votes = live_votes(self._journal)
-        return Material(self.preview(), votes, self._settings.min_examples)
+        return Material(
+            self.preview(),
+            live_votes(self._journal),
+            self._settings.min_examples,
+            self.quality.report().suspects,
+        )
 
     def start_bakeoff(
         self, prompts: Sequence[Prompt] | None, *, steps: int | None = None, seed: int = 0

@@ -293,7 +293,7 @@ def _split_pairs(votes: Iterable[Vote]) -> tuple[SplitPair, ...]:
     for vote in votes:
         tallies[vote.pair_id][vote.record_choice] += 1
     split = [
-        SplitPair(pair_id, tally)
+        SplitPair(pair_id, dict(tally))
         for pair_id, tally in tallies.items()
         if tally.total() > 1 and 2 * max(tally.values()) <= tally.total()
     ]

@@ -41,10 +41,32 @@ LIMITS = (
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """What a voter is suspected of and, in a sentence, what in the votes says so."""
+    """What a voter is suspected of and, in a sentence, what in the votes says so.
+
+    The owner reads `reason`, which may name a model or another voter. `told` does not: it is for
+    the voter, whose receipts say why votes don't count.
+    """
 
     kind: FlagKind
     reason: str
+
+    @property
+    def told(self) -> str:
+        return _TOLD[self.kind]
+
+
+_TOLD: Mapping[FlagKind, str] = {
+    "side": "nearly all votes went to one side",
+    "length": "nearly all votes followed the length of the answers",
+    "model": "nearly all votes went the same way",
+    "noise": "votes rarely agreed with those of others or with checks",
+    "ring": "votes were the same as another voter's",
+}
+
+
+def short_name(voter: str) -> str:
+    """Enough of a voter's id to know it by."""
+    return voter if len(voter) <= 16 else f"{voter[:13]}…"
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,9 @@ def _judged(
         )
         if group
     ]
-    flag = flag_noise(score, surprise, said) if len(evidence) >= MIN_JUDGED else None
+    # Whoever follows a side or a length agrees with nobody either: once said is enough.
+    is_open = len(evidence) >= MIN_JUDGED and not voter.flags
+    flag = flag_noise(score, surprise, said) if is_open else None
     return replace(
         voter,
         score=score,

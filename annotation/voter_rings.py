@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from annotation.schema import Choice, Vote
-from annotation.voter_flags import Flag, copy_evidence, honest_rate, ring_level
+from annotation.voter_flags import Flag, copy_evidence, honest_rate, ring_level, short_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +56,8 @@ def _flag(name: str, found: list[_Twins]) -> Flag:
     more = f" The same holds for {len(found) - 1} more." if len(found) > 1 else ""
     return Flag(
         "ring",
-        f"Gave the same answer as {twin[:8]} on {closest.same} of {closest.shared} pairs that "
-        f"both saw, more than two who vote apart would.{more}",
+        f"Gave the same answer as {short_name(twin)} on {closest.same} of {closest.shared} pairs "
+        f"that both saw, more than two who vote apart would.{more}",
     )
 
 

@@ -19,6 +19,7 @@ from alignment.settings import AlignmentSettings
 from alignment.web.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
 from alignment.web.admin_tab import AdminHandlers
 from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 
 TOKEN = "right-token-of-the-owner"
@@ -117,6 +118,13 @@ def test_every_handler_asks_the_door_itself() -> None:
             "export": (),
             "publish": ("dpo-1", "name"),
             "pull": ("owner/name",),
+        },
+        QualityHandlers(nothing, nothing, door): {
+            "watch": ({},),
+            "look_again": ({},),
+            "set_aside": ("anon-1", ""),
+            "bring_back": ("anon-1",),
+            "set_aside_flagged": (),
         },
         TrainingHandlers(nothing, door, nothing, settings): {
             "prepare": ("",),

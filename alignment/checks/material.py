@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from annotation.export import PreparedExport
 from annotation.schema import PreferenceExample, Vote
+from annotation.voter_health import VoterHealth
 
 RARE = 0.01
 """A lean counts when chance gives it less than once in a hundred: people look at this often."""
@@ -12,11 +13,15 @@ RARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the checks look at: the dataset as it would be exported, and the live votes."""
+    """What the checks look at: the dataset as it would be exported, and the live votes.
+
+    `suspects` are voters whom the quality figures flag and whose votes are among them.
+    """
 
     prepared: PreparedExport
     votes: Sequence[Vote]
     min_examples: int
+    suspects: Sequence[VoterHealth] = ()
 
     @property
     def examples(self) -> Sequence[PreferenceExample]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alignment.checks.diagnosis import Finding, Level
-from alignment.checks.material import RARE, Material, percent
+from alignment.checks.material import RARE, Material, count_of, percent
 from annotation.quality import (
     FlipRate,
     decided_votes_by_pair,
@@ -25,6 +25,8 @@ MIN_OVERLAPS = 20
 """Pairs with two decided votes; with fewer, a flip rate of .15 is uncertain by more than .1."""
 NOISY = 0.1
 """Share of swapped examples from which the robust loss is worth its slower learning."""
+MANY_SUSPECT = 0.05
+"""Share of votes by flagged voters from which they are worth a look before a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ def check_votes(material: Material) -> list[Finding]:
     """Every finding on the votes of `material`; what has nothing to say about it is left out."""
     checks: tuple[Callable[[Material], Finding | None], ...] = (
         _agreement,
+        _suspects,
         _side,
         _ties,
         _both_bad,
@@ -90,6 +93,23 @@ def _agreement(m: Material) -> Finding:
     return Finding("agreement", "ok", title, meaning, "", *figures)
 
 
+def _suspects(m: Material) -> Finding | None:
+    if not m.suspects:
+        return None
+    names = {voter.voter for voter in m.suspects}
+    votes = sum(vote.voter in names for vote in m.votes)
+    share = votes / len(m.votes)
+    some = count_of(len(names), "voter")
+    title = f"{some} {'is' if len(names) == 1 else 'are'} flagged and still in"
+    meaning = (
+        f"{count_of(votes, 'vote')} of {len(m.votes)} look like a habit, a ring or coin flips, and "
+        "the run would learn from them like from any others."
+    )
+    advice = "look at Quality on the admin page, and set aside the votes that you doubt"
+    level: Level = "warning" if share >= MANY_SUSPECT else "note"
+    return Finding("suspects", level, title, meaning, advice, share)
+
+
 def _side(m: Material) -> Finding | None:
     share = share_for_side_a(m.votes)
     if share is None:
@@ -105,7 +125,7 @@ def _side(m: Material) -> Finding | None:
         f"Sides are drawn at random, so it should be half ({range_said}): some voters press a "
         "side without comparing, and their votes are noise."
     )
-    advice = "look for voters who always press one side and set their votes aside"
+    advice = "see under Quality on the admin page who presses one side, and set those votes aside"
     return Finding("side", level, title, meaning, advice, *figures)
 
 

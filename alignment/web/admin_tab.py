@@ -1,4 +1,4 @@
-"""The admin page: the votes, the dataset, training, the bake-off, publishing.
+"""The admin page: the votes and their quality, the dataset, training, the bake-off, publishing.
 
 Only draws and passes on; every handler first asks the door. State is read from the journal and
 the runs' folders, so a reload or a restart of the app shows the same.
@@ -20,6 +20,7 @@ from alignment.web.admin_view import (
     preview_rows,
 )
 from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
+from alignment.web.quality_tab import QualityHandlers, build_quality_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
 
 ADMIN_CSS: Path = Path(__file__).parent / "admin.css"
@@ -75,7 +76,10 @@ class AdminHandlers(Guarded):
 
 
 def build_admin_page(
-    handlers: AdminHandlers, training: TrainingHandlers, bakeoff: BakeoffHandlers
+    handlers: AdminHandlers,
+    quality: QualityHandlers,
+    training: TrainingHandlers,
+    bakeoff: BakeoffHandlers,
 ) -> gr.Blocks:
     """The whole page, a section for each step of the loop: layout first, then its events."""
     with gr.Blocks(title="Votetune admin", analytics_enabled=False) as page:
@@ -85,6 +89,7 @@ def build_admin_page(
         timer = gr.Timer(POLL_S)
         page.load(handlers.votes, None, votes, api_name="votes", **QUIET)
         timer.tick(handlers.votes, None, votes, api_name="poll_votes", **QUIET)
+        build_quality_section(quality, page, timer)
         _build_dataset(handlers)
         run = build_training_section(training, page, timer)
         build_bakeoff_section(bakeoff, page, timer)

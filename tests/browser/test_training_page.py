@@ -26,6 +26,7 @@ from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
 from alignment.web.admin_view import ArgillaStatus
 from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.checkup import Checkup
+from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
 from annotation.journal import Journal
@@ -53,11 +54,14 @@ def vote(journal: Journal, pipeline: Pipeline, count: int) -> None:
         journal.add_vote(Vote(pair.id, pair.id, "anon-1", choice, False, utc_now())).result(10)
 
 
-def serve(pipeline: Pipeline, home: Home, settings: AlignmentSettings) -> uvicorn.Server:
+def serve(
+    pipeline: Pipeline, journal: Journal, home: Home, settings: AlignmentSettings
+) -> uvicorn.Server:
     door = AdminDoor(TOKEN)
     quiet = ArgillaStatus("ready", None, "", 0, None)
     page = build_admin_page(
         AdminHandlers(pipeline, door, argilla=lambda: quiet, pairs_ready=lambda: 0),
+        QualityHandlers(pipeline, journal, door),
         TrainingHandlers(pipeline, door, Checkup(pipeline, home.root), settings),
         BakeoffHandlers(pipeline, door),
     )
@@ -91,7 +95,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pipeli
         journal = Journal(home.journal)
         pipeline = Pipeline(home, settings, base, journal)
         vote(journal, pipeline, VOTES)
-        server = serve(pipeline, home, settings)
+        server = serve(pipeline, journal, home, settings)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

@@ -1,0 +1,74 @@
+"""The quality of one journal's votes and voters, looked at again only when votes have changed.
+
+Owns what is read for it and how often. The figures are `quality`'s, the voters `voter_health`'s.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from annotation.journal import JournalReader
+from annotation.quality import FlipRate, Quality, summarise_quality
+from annotation.schema import Pair, Vote
+from annotation.voter_health import VoterHealth, assess_voters, flip_rate_after_flags
+
+PATIENCE_S = 20.0
+"""While votes come in, a page that asks every two seconds gets figures up to this old."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReport:
+    """All figures. `after_flags` is the flip rate without the voters who are flagged."""
+
+    overall: Quality
+    after_flags: FlipRate | None
+    voters: tuple[VoterHealth, ...]
+
+    @property
+    def suspects(self) -> list[VoterHealth]:
+        """Voters who are flagged and whose votes count all the same."""
+        return [v for v in self.voters if v.is_flagged and v.set_aside is None]
+
+    def to_json(self) -> str:
+        """Every figure by its name in the types; days as text, tallies by choice."""
+        return json.dumps(asdict(self), indent=2, default=str)
+
+
+def report_quality(votes: Iterable[Vote], pairs: Mapping[str, Pair]) -> QualityReport:
+    """The report of these votes; about half a second for ten thousand. Pure."""
+    votes = list(votes)
+    voters = assess_voters(votes, pairs)
+    after = flip_rate_after_flags(votes, pairs, voters)
+    return QualityReport(summarise_quality(votes, pairs), after, voters)
+
+
+class QualityDesk:
+    """The report of one journal, kept until its votes change; safe to share between threads."""
+
+    def __init__(
+        self, journal: JournalReader, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: tuple[tuple[str, str], float, QualityReport] | None = None
+
+    def report(self, *, fresh: bool = False) -> QualityReport:
+        """The report as it is now; unless `fresh`, one up to PATIENCE_S old while votes come in.
+
+        Who is set aside is never old: nobody should wonder whether a click did anything.
+        """
+        with self._lock:
+            mark = self._journal.vote_mark()
+            if self._kept is not None:
+                seen, made_at, report = self._kept
+                is_recent = not fresh and self._clock() - made_at < PATIENCE_S
+                if mark == seen or (is_recent and mark[1] == seen[1]):
+                    return report
+            votes = self._journal.votes()
+            pairs = self._journal.pairs(list({vote.pair_id for vote in votes}))
+            report = report_quality(votes, {pair.id: pair for pair in pairs})
+            self._kept = (mark, self._clock(), report)
+            return report
