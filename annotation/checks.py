@@ -1,4 +1,4 @@
-"""Which of the pairs that a voter is given are checks of the votes, and which side is which.
+"""Which of a voter's pairs are checks or compare models, and which side is which.
 
 Owns the keyed draws, so that nothing a voter can see or compute tells a check from any other pair.
 Pure: knows no journal, no page and no model.
@@ -49,6 +49,10 @@ class Checks:
         if point < scale * self.gold_share:
             return "gold"
         return "repeat" if point < scale * total else None
+
+    def compares(self, voter: str, given: int, share: float) -> bool:
+        """Whether the pair after the `given` that `voter` had compares models, in a `share`."""
+        return self._point("compare", voter, given) < share
 
     def place(self, voter: str, given: int, of: int) -> int:
         """Which of `of` candidates it is."""

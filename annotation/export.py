@@ -22,6 +22,7 @@ from annotation.schema import (
     Message,
     ModelRef,
     Pair,
+    PairKind,
     PreferenceExample,
     Prompt,
     Split,
@@ -82,11 +83,12 @@ class Export:
 def prepare_export(journal: JournalReader) -> PreparedExport:
     """Resolve every live vote of the journal into examples and count what became of them.
 
-    Checks and prompts that wait for approval are left out and counted nowhere.
+    Checks, comparisons of models and prompts that wait for approval are left out and counted
+    nowhere.
     """
     votes = live_votes(journal)
     pairs = {pair.id: pair for pair in journal.pairs(sorted({v.pair_id for v in votes}))}
-    votes = [v for v in votes if v.pair_id not in pairs or pairs[v.pair_id].is_public]
+    votes = [v for v in votes if v.pair_id not in pairs or _may_teach(pairs[v.pair_id])]
     by_pair: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         if vote.pair_id not in pairs:
@@ -117,6 +119,10 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
     train_jsonl = "".join(_to_line(example) for example in examples).encode()
     digest = hashlib.sha256(train_jsonl).hexdigest()
     return PreparedExport(tuple(examples), counts, train_jsonl, digest)
+
+
+def _may_teach(pair: Pair) -> bool:
+    return pair.is_public and pair.kind is not PairKind.COMPARE
 
 
 def live_votes(journal: JournalReader) -> list[Vote]:

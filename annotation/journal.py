@@ -26,6 +26,7 @@ from annotation.journal_schema import (
     VoteOutcome,
     to_text,
 )
+from annotation.journal_tables import COMPARISONS
 from annotation.journal_writer import GroupCommitWriter
 from annotation.schema import Pair, Reason, Vote, utc_now
 
@@ -89,6 +90,7 @@ class Journal(JournalReader):
         max_open: int,
         now: datetime,
         checks: Checks | None = None,
+        compare_share: float = 0.0,
     ) -> "Future[Pair | None]":
         """The next pair for `voter`, leased to them until `now + lease`.
 
@@ -96,7 +98,8 @@ class Journal(JournalReader):
         before leased by others, oldest first; then pairs that others have finished; then, and
         whenever `max_open` are open, the open one that was given longest ago. None only when
         there is no pair that this voter has not voted on. `checks` puts gold pairs and repeats
-        of the voter's own decided votes between them.
+        of the voter's own decided votes between them, and comparisons of models in a share
+        `compare_share` of all.
         """
         return self._writer.submit(
             lambda db: issue_pair(
@@ -107,6 +110,7 @@ class Journal(JournalReader):
                 max_open=max_open,
                 now=now,
                 checks=checks,
+                compare_share=compare_share,
             )
         )
 
@@ -198,6 +202,15 @@ class Journal(JournalReader):
         """Take every pair without a counted vote out of play (the base changed); how many."""
         now = to_text(self._clock())
         sql = "UPDATE pairs SET retired_at = ? WHERE retired_at IS NULL AND votes = 0"
+        return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
+
+    def retire_comparisons(self) -> "Future[int]":
+        """Take the comparisons in play out of it (other models are compared next); how many.
+
+        Their votes stay and count, also those still on their way.
+        """
+        now = to_text(self._clock())
+        sql = f"UPDATE pairs SET retired_at = ?, backed_up = 0 WHERE {COMPARISONS}"  # noqa: S608
         return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
 
     def close(self) -> None:

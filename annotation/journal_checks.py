@@ -13,7 +13,7 @@ from annotation.journal_pairs import insert_pair
 from annotation.journal_schema import pair_from_row
 from annotation.schema import PairKind
 
-_GIVEN = "SELECT count(*) FROM assignments WHERE voter = :voter"
+GIVEN = "SELECT count(*) FROM assignments WHERE voter = :voter"
 # Not the pool: in the words of the index on the few pairs of other kinds.
 _CHECKS_GIVEN = """
     SELECT (SELECT count(*) FROM pairs WHERE only_for = :voter AND repeats IS NOT NULL)
@@ -45,7 +45,7 @@ def choose_check(db: sqlite3.Connection, voter: str, checks: Checks, now: dateti
     """The id of a check to give `voter` now, or None where an ordinary pair is next."""
     if not checks.repeat_share and not checks.gold_share:
         return None
-    given = int(db.execute(_GIVEN, {"voter": voter}).fetchone()[0])
+    given = int(db.execute(GIVEN, {"voter": voter}).fetchone()[0])
     check = checks.drawn(voter, given)
     if check is None:
         return None

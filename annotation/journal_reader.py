@@ -20,8 +20,8 @@ from annotation.journal_schema import (
     translate,
     vote_from_row,
 )
-from annotation.journal_tables import IN_PLAY, LEASES, WAITING_PAIRS
-from annotation.schema import Pair, Vote
+from annotation.journal_tables import COMPARISONS, IN_PLAY, LEASES, WAITING_PAIRS
+from annotation.schema import Pair, PairKind, Vote
 
 # SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
 IDS_PER_QUERY = 500
@@ -113,10 +113,29 @@ class JournalReader:
             {"wanted": votes_per_pair, "now": to_text(now)},
         )
 
-    def pairs_per_prompt(self) -> dict[str, int]:
+    def comparisons_ready(self, *, now: datetime) -> int:
+        """Comparisons in play without a vote, and leased to nobody."""
+        return self._number(
+            f"SELECT count(*) FROM pairs WHERE {COMPARISONS} AND votes = 0"  # noqa: S608
+            " AND leased_until <= :now",
+            {"now": to_text(now)},
+        )
+
+    def votes_on(self, kind: PairKind) -> list[Vote]:
+        """The live votes on pairs of one kind other than the pool's, oldest first."""
+        rows = self._rows(
+            "SELECT votes.* FROM pairs JOIN votes ON votes.pair_id = pairs.id"
+            " WHERE kind <> 'pool' AND kind = ? AND superseded_at IS NULL"
+            " ORDER BY votes.created_at, votes.seq",
+            (kind.value,),
+        )
+        return [vote_from_row(row) for row in rows]
+
+    def pairs_per_prompt(self, kind: PairKind = PairKind.POOL) -> dict[str, int]:
         """Prompt id to the number of pairs ever sampled of it, retired ones included."""
         rows = self._rows(
-            "SELECT prompt_id, count(*) AS made FROM pairs WHERE kind = 'pool' GROUP BY prompt_id"
+            "SELECT prompt_id, count(*) AS made FROM pairs WHERE kind = ? GROUP BY prompt_id",
+            (kind.value,),
         )
         return {row["prompt_id"]: row["made"] for row in rows}
 

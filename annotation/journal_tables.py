@@ -130,5 +130,7 @@ def upgrade_script(version: int) -> str:
     return "".join(_UPGRADES[version:]) + f"PRAGMA user_version = {SCHEMA_VERSION};"
 
 
+COMPARISONS = "kind <> 'pool' AND kind = 'compare' AND retired_at IS NULL"
+"""Comparisons of models in play, in the words of the index on the few pairs of other kinds."""
 WAITING_PAIRS = "kind <> 'pool' AND kind = 'own' AND only_for IS NOT NULL AND retired_at IS NULL"
 """Pairs on voters' own prompts that the owner has yet to approve."""

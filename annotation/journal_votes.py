@@ -219,6 +219,8 @@ def _why_not(pair: sqlite3.Row) -> str | None:
         return REPEATED
     if pair["kind"] == PairKind.GOLD.value:
         return KNOWN
+    if pair["kind"] == PairKind.COMPARE.value:
+        return None
     is_out = pair["retired_at"] is not None
     if pair["only_for"] is not None:
         return REJECTED if is_out else WAITING

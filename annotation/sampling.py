@@ -1,7 +1,7 @@
 """Which prompts are answered next, and the pool of pairs that keeps voters from waiting.
 
 Owns the order of prompts, the seeds, and what makes two completions a pair. Only prompts of the
-train split are ever sampled. Knows no weights: a Generator draws, wherever it likes.
+train split are ever sampled to learn from. Knows no weights: a Generator draws, wherever it likes.
 """
 
 import hashlib
@@ -19,9 +19,17 @@ from typing import Protocol
 from annotation.faults import Fault
 from annotation.journal import Journal
 from annotation.prompts import clean_text, one_line
-from annotation.schema import Completion, ModelRef, Pair, Prompt, Sampling, Split, utc_now
+from annotation.schema import (
+    Completion,
+    ModelRef,
+    Pair,
+    PairKind,
+    Prompt,
+    Sampling,
+    Split,
+    utc_now,
+)
 
-SEED_NOTE = "sampling.next_draw"
 SEEDS = 1 << 31
 FIRST_BATCH = 4
 LARGEST_BATCH = 32
@@ -43,6 +51,12 @@ class Generator(Protocol):
         model cannot be asked. May raise anything."""
         ...
 
+    def sample_each(
+        self, prompts: Sequence[Prompt], *, models: Sequence[ModelRef], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """An answer of each of `models` to each prompt, else as `sample`."""
+        ...
+
 
 class SamplingError(Fault):
     """The generator answers, but pairs cannot be made of it."""
@@ -50,6 +64,9 @@ class SamplingError(Fault):
 
 class PairPool:
     """A thread that keeps about `target` pairs in the journal that still want votes.
+
+    What it draws (pairs of one model, to learn from) is in the methods that a pool of another kind
+    overrides: `_ready`, `_answers`, `KIND`, `SPLIT` and `SEED_NOTE`.
 
     It draws when an eighth of the target is missing, never more than is missing, small batches
     first when the pool is dry. Prompts with the fewest pairs come first, shuffled within a round
@@ -61,6 +78,10 @@ class PairPool:
     again REDRAWS times; then the prompt waits for the next round. A fault of the generator or
     the journal becomes `error`, and the thread goes on after a pause.
     """
+
+    KIND = PairKind.POOL
+    SPLIT = Split.TRAIN
+    SEED_NOTE = "sampling.next_draw"
 
     def __init__(
         self,
@@ -76,9 +97,9 @@ class PairPool:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._journal = journal
-        self._prompts = {p.id: p for p in prompts if p.split is Split.TRAIN}
+        self._prompts = {p.id: p for p in prompts if p.split is self.SPLIT}
         if not self._prompts:
-            raise SamplingError("No prompt is of the train split: add more prompts.")
+            raise SamplingError(f"No prompt is of the {self.SPLIT} split: add more prompts.")
         self._generator = generator
         self._model = model
         self._sampling = sampling
@@ -145,7 +166,7 @@ class PairPool:
 
     def _fill(self) -> bool:
         """Draw one batch if enough is missing; False when the pool is full."""
-        ready = self._journal.ready_count(votes_per_pair=self._votes_per_pair, now=self._clock())
+        ready = self._ready()
         missing = self._target - ready
         if missing < max(1, self._target // 8):
             self._error = None
@@ -165,8 +186,16 @@ class PairPool:
             )
         return True
 
+    def _ready(self) -> int:
+        """How many pairs of this pool still want a vote."""
+        return self._journal.ready_count(votes_per_pair=self._votes_per_pair, now=self._clock())
+
+    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
+        """Two answers to each prompt."""
+        return self._generator.sample(prompts, model=self._model(), sampling=sampling, per_prompt=2)
+
     def _next_prompts(self, count: int) -> list[Prompt]:
-        made = self._journal.pairs_per_prompt()
+        made = self._journal.pairs_per_prompt(self.KIND)
 
         def turn(prompt_id: str) -> tuple[int, bytes]:
             round_ = made.get(prompt_id, 0) + self._passed[prompt_id]
@@ -188,13 +217,13 @@ class PairPool:
         made = 0
         for _ in range(1 + REDRAWS):
             sampling = replace(self._sampling, seed=self._next_seed())
-            answers = self._generator.sample(pending, model=model, sampling=sampling, per_prompt=2)
+            answers = self._answers(pending, sampling)
             pairs = []
             for prompt, some in zip(pending, answers, strict=True):
                 if not some:
                     _log.warning("%s cannot be asked prompt %s", model.label, prompt.id)
                     self._unaskable.add(prompt.id)
-                _keep_different(drawn[prompt.id], some)
+                drawn[prompt.id] = self._kept(drawn[prompt.id], some)
                 if len(drawn[prompt.id]) == 2:
                     pairs.append(self._pair(prompt, drawn[prompt.id]))
             if pairs:
@@ -210,9 +239,9 @@ class PairPool:
 
     def _next_seed(self) -> int:
         """A seed that no draw of this home had; noted on disk before it is used."""
-        note = self._journal.note(SEED_NOTE)
+        note = self._journal.note(self.SEED_NOTE)
         draw = self._first_draw if note is None else int(note)
-        self._journal.set_note(SEED_NOTE, str(draw + 1)).result(COMMIT_TIMEOUT_S)
+        self._journal.set_note(self.SEED_NOTE, str(draw + 1)).result(COMMIT_TIMEOUT_S)
         # An odd factor permutes the seeds: spread out, and no repeat before all were used.
         return (self._sampling.seed + draw * 0x9E3779B1) % SEEDS
 
@@ -221,12 +250,18 @@ class PairPool:
         first, second = drawn
         if hashlib.sha256(pair_id.encode()).digest()[0] & 1:
             first, second = second, first
-        return Pair(pair_id, prompt, (first, second), self._clock())
+        return Pair(pair_id, prompt, (first, second), self._clock(), kind=self.KIND)
+
+    def _kept(self, before: list[Completion], some: Sequence[Completion]) -> list[Completion]:
+        """What of the answers so far and of `some` new ones makes the pair."""
+        return keep_different(before, some)
 
 
-def _keep_different(kept: list[Completion], some: Sequence[Completion]) -> None:
-    """Add to `kept`, up to two, what is neither empty nor equal to what is there."""
+def keep_different(before: Sequence[Completion], some: Sequence[Completion]) -> list[Completion]:
+    """Up to two of `before` and `some` that are neither empty nor equal, as they are stored."""
+    kept = list(before)
     for completion in some:
         text = clean_text(completion.text).rstrip()
         if len(kept) < 2 and text and text.strip() not in {other.text.strip() for other in kept}:
             kept.append(replace(completion, text=text))
+    return kept

@@ -42,14 +42,16 @@ class Reason(StrEnum):
 
 
 class PairKind(StrEnum):
-    """Where a pair comes from. Only `pool` and `own` are ever delivered, exported or trained on.
+    """Where a pair comes from. Only `pool` and `own` are ever exported or trained on.
 
-    `own` is a prompt that a voter asked, `gold` one whose better side is known, `repeat` a pair
-    shown once more to the same voter with its sides swapped.
+    `own` is a prompt that a voter asked, `compare` an eval prompt answered by two models, `gold`
+    one whose better side is known, `repeat` a pair shown once more to the same voter with its
+    sides swapped. The last two are checks, and Argilla never gets them.
     """
 
     POOL = "pool"
     OWN = "own"
+    COMPARE = "compare"
     GOLD = "gold"
     REPEAT = "repeat"
 
@@ -195,8 +197,8 @@ class Pair:
 
     @property
     def is_public(self) -> bool:
-        """Whether anybody may see it, Argilla and an export included: no check, nothing waiting."""
-        return self.kind in (PairKind.POOL, PairKind.OWN) and self.only_for is None
+        """Whether anybody may see it, Argilla included: no check, and nothing that waits."""
+        return self.kind not in (PairKind.GOLD, PairKind.REPEAT) and self.only_for is None
 
     def shown(self, flipped: bool) -> tuple[Completion, Completion]:
         """The completions as sides (a, b) for a voter whose sides are `flipped` or not."""

@@ -111,6 +111,7 @@ class AnnotationSettings(BaseSettings):
         None, description='a .jsonl file of {"prompt", "better", "worse"}'
     )
     gold_share: float = Field(0.1, ge=0, le=0.5, description="a share from 0 to 0.5")
+    compare_share: float = Field(0.2, ge=0, le=0.5, description="a share from 0 to 0.5")
     own_prompts: Literal["open", "moderated", "off"] = Field(
         "open", description="open, moderated or off"
     )

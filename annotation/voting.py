@@ -77,6 +77,7 @@ class Voting:
         source: VoteSource = VoteSource.PAGE,
         repeat_share: float = 0.0,
         gold_share: float = 0.0,
+        compare_share: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         if not side_secret:
@@ -86,6 +87,7 @@ class Voting:
         self._side_secret = side_secret
         self._source = source
         self._checks = Checks(side_secret, repeat_share, gold_share)
+        self._compare_share = compare_share
         self._clock = clock
 
     async def next_pair(self, voter: str) -> IssuedPair | None:
@@ -100,6 +102,7 @@ class Voting:
             max_open=MAX_OPEN_PAIRS,
             now=self._clock(),
             checks=self._checks,
+            compare_share=self._compare_share(),
         )
         pair = await asyncio.wrap_future(future)
         if pair is None:
