@@ -37,6 +37,7 @@ from annotation.export import (
 )
 from annotation.home import Home
 from annotation.journal import Journal
+from annotation.quality import share_of
 from annotation.schema import (
     Choice,
     Completion,
@@ -49,6 +50,8 @@ from annotation.schema import (
     Vote,
     VoteSource,
 )
+from annotation.voter_flags import Flag
+from annotation.voter_health import VoterHealth
 from tests.preferences import TINY, WHEN, tiny_base, train_prompts
 from tests.running_app import run_command
 from tests.tiny import EOS_ID, make_tiny_model
@@ -343,6 +346,60 @@ def test_a_little_overlap_is_told_and_not_relied_on(material_of: MakeMaterial) -
     material = material_of(*[Case((A, A))] * 19, *[Case()] * 11)
     assert found(material, "agreement").level == "note"
     assert measure_flips(material) is None
+
+
+@pytest.mark.parametrize(("by_suspect", "level"), [(6, "warning"), (2, "note")])
+def test_flagged_voters_who_are_still_in_are_named_before_a_run(
+    by_suspect: int, level: str
+) -> None:
+    cast = [
+        Vote(f"{n}", f"pair-{n}", "left" if n < by_suspect else "ann", A, False, WHEN)
+        for n in range(100)
+    ]
+    empty = PreparedExport((), ExportCounts(100, 2, 0, 100, 0, 0, 0, 0, 100), b"", "")
+    pressed = VoterHealth(
+        voter="left",
+        votes=by_suspect,
+        decided=by_suspect,
+        agreement=None,
+        side_a=share_of(by_suspect, by_suspect),
+        longer=None,
+        model=None,
+        one_model=None,
+        reading_s=None,
+        repeats=None,
+        gold=None,
+        score=0.0,
+        judged=0,
+        flags=(Flag("side", "All to the left."),),
+        set_aside=None,
+    )
+    findings = check_votes(Material(empty, cast, 20, [pressed]))
+    (finding,) = [f for f in findings if f.kind == "suspects"]
+    assert (finding.level, finding.value) == (level, by_suspect / 100)
+    assert finding.title == "1 voter is flagged and still in"
+    assert not [f for f in check_votes(Material(empty, cast, 20)) if f.kind == "suspects"]
+
+
+def test_a_run_is_told_of_flagged_voters_until_they_are_set_aside(
+    journal: Journal, tmp_path: Path
+) -> None:
+    # Three prefer the first answer wherever it stands, and the fourth presses left 30 times.
+    fill(journal, [Case((A, A, A, A), flipped=False), Case((B, B, B, A), flipped=True)] * 15)
+    settings = AlignmentSettings(base_model="starter")
+    base = resolve_base(settings, tmp_path / "home", has_votes=False)
+    pipeline = Pipeline(Home(tmp_path / "home"), settings, base, journal)
+    before = {f.kind: f for f in pipeline.diagnose(tokens=False).findings}
+    assert [v.voter for v in pipeline.quality.report().suspects] == ["v3"]
+    assert before["suspects"].level == "warning"
+    flips = pipeline.measured_flip_rate()
+    journal.set_aside("v3", "presses one side").result(30)
+    # At once, and not when the desk's patience is over.
+    assert "suspects" not in {f.kind for f in pipeline.diagnose(tokens=False).findings}
+    # d was 45 of 180, now the other three agree: training is told so.
+    assert flips is not None
+    assert flips > 0
+    assert pipeline.measured_flip_rate() == 0
 
 
 def noisy() -> list[Case]:

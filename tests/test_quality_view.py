@@ -201,11 +201,11 @@ def test_setting_aside_and_bringing_back_say_what_changed(journal: Journal) -> N
     fill(journal)
     page = Page(journal)
     said = page.set_aside(LEFT, "")
-    assert said == "**anon-left0000…** is set aside, 70 votes: nearly all votes went to one side."
+    assert said == "**anon-left0000…** is set aside, 60 votes: nearly all votes went to one side."
     assert journal.set_aside_voters() == {LEFT: "nearly all votes went to one side"}
-    assert page.bring_back(LEFT) == "**anon-left0000…** counts again, 70 votes."
+    assert page.bring_back(LEFT) == "**anon-left0000…** counts again, 60 votes."
     assert page.bring_back(LEFT) == "**anon-left0000…** counts already."
-    assert page.set_aside(HONEST[0], " asked  to be ").endswith("70 votes: asked to be.")
+    assert page.set_aside(HONEST[0], " asked  to be ").endswith("60 votes: asked to be.")
     with pytest.raises(gr.Error, match="No voter is chosen"):
         page.set_aside(None, "")
 
@@ -220,7 +220,7 @@ def test_all_flagged_go_at_once_and_the_figures_follow(journal: Journal) -> None
     ]
     assert button["interactive"]
     assert all(part["__type__"] == "update" and len(part) == 1 for part in page.watch(seen)[:5])
-    assert page.set_aside_flagged().startswith("4 flagged voters are set aside, 280 votes.")
+    assert page.set_aside_flagged().startswith("4 flagged voters are set aside, 240 votes.")
     figures, voters, _, _, button, _ = page.look_again(seen)
     assert "No voter who counts is flagged" in figures
     assert voters.count("vta-away") == 4

@@ -55,16 +55,16 @@ class QualityHandlers(Guarded):
         self._require_admin(request)
         found = self._chosen(voter)
         said = " ".join(why.split()) or ", ".join(f.told for f in found.flags) or BY_OWNER
-        count = _written(self._journal.set_aside(found.voter, said))
-        return f"**{short_name(found.voter)}** is set aside, {_votes(count)}: {said}."
+        _written(self._journal.set_aside(found.voter, said))
+        return f"**{short_name(found.voter)}** is set aside, {_votes(found.votes)}: {said}."
 
     def bring_back(self, voter: str | None, request: gr.Request) -> str:
         self._require_admin(request)
         found = self._chosen(voter)
         if found.set_aside is None:
             return f"**{short_name(found.voter)}** counts already."
-        count = _written(self._journal.bring_back(found.voter))
-        return f"**{short_name(found.voter)}** counts again, {_votes(count)}."
+        _written(self._journal.bring_back(found.voter))
+        return f"**{short_name(found.voter)}** counts again, {_votes(found.votes)}."
 
     def set_aside_flagged(self, request: gr.Request) -> str:
         self._require_admin(request)
@@ -74,7 +74,9 @@ class QualityHandlers(Guarded):
         ]
         if not futures:
             return "No voter who counts is flagged."
-        count = sum(_written(future) for future in futures)
+        for future in futures:
+            _written(future)
+        count = sum(voter.votes for voter in suspects)
         some = f"{len(suspects)} flagged voter{'s are' if len(suspects) > 1 else ' is'}"
         return f"{some} set aside, {_votes(count)}. Bring one back whenever you like."
 

@@ -38,7 +38,7 @@ def store(journal: Journal, pairs: Sequence[Pair], votes: Sequence[Vote]) -> Non
 @contextmanager
 def serve_admin(folder: Path) -> Iterator[tuple[str, Journal]]:
     """The address that opens the page, and the journal that it shows."""
-    home = Home(folder / "home")
+    home = Home(folder / "quality")
     home.prepare()
     settings = AlignmentSettings(base_model="starter", min_examples=10)
     base = resolve_base(settings, home.root, has_votes=False)

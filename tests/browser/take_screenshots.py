@@ -1,6 +1,7 @@
 """Takes the README's pictures from a real app: `python tests/browser/take_screenshots.py`.
 
-Scripted votes first; then before, during and after a DPO run, and after a bake-off.
+Votes made by hand for the quality section; scripted votes, then before, during and after a DPO
+run, and after a bake-off.
 """
 
 import re
@@ -15,8 +16,10 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from conftest import FLAGS, find_chromium
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page, expect, sync_playwright
+from quality_site import serve_admin, store
 from running_app import RunningApp, run_command, start_app
+from vote_parts import crowd_at_work
 
 from alignment.commands.demo import cast_votes
 
@@ -98,6 +101,33 @@ def shoot(browser: Browser, app: RunningApp, shots: Shots) -> None:
             context.close()
 
 
+def shoot_quality(browser: Browser, scratch: Path) -> None:
+    """The quality section over a crowd of honest, careless, hurried and colluding voters."""
+    with serve_admin(scratch) as (url, journal):
+        store(journal, *crowd_at_work())
+        for width, size in SIZES.items():
+            for scheme in SCHEMES:
+                context = browser.new_context(viewport=size, color_scheme=scheme)
+                page = context.new_page()
+                page.goto(url)
+                expect(page.locator("#admin-voters table")).to_be_visible(timeout=30_000)
+                page.wait_for_timeout(2500)
+                path = OUT / f"quality-{width}-{scheme}.png"
+                page.screenshot(path=str(path), full_page=True, clip=section(page, size["width"]))
+                context.close()
+                shrink(path)
+
+
+def section(page: Page, width: int) -> FloatRect:
+    """From the heading of the quality section to the next one."""
+    tops = [
+        page.get_by_role("heading", name=name, exact=True).bounding_box()
+        for name in ("Quality", "Dataset")
+    ]
+    start, end = (box["y"] for box in tops if box)
+    return FloatRect(x=0, y=start - 12, width=width, height=end - start)
+
+
 def shrink(path: Path) -> None:
     """A third of the size, for a page of few colours without a visible loss."""
     with Image.open(path) as picture:
@@ -120,6 +150,7 @@ def main() -> None:
             app.wait_for("delivery", lambda h: h["argilla"] == "ready" and not h["undelivered"])
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+                shoot_quality(browser, Path(scratch))
                 shoot(browser, app, BEFORE)
                 long = command(app, "train", "--method", "dpo", "--steps", "400")
                 shoot(browser, app, DURING)
