@@ -19,6 +19,7 @@ from alignment.settings import AlignmentSettings
 from alignment.web.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
 from alignment.web.admin_tab import AdminHandlers
 from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 
@@ -125,6 +126,11 @@ def test_every_handler_asks_the_door_itself() -> None:
             "set_aside": ("anon-1", ""),
             "bring_back": ("anon-1",),
             "set_aside_flagged": (),
+        },
+        OwnPromptHandlers(nothing, door): {
+            "watch": ({},),
+            "approve": ("pair-1",),
+            "reject": ("pair-1",),
         },
         TrainingHandlers(nothing, door, nothing, settings): {
             "prepare": ("",),

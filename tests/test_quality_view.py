@@ -18,6 +18,7 @@ from vote_parts import CARELESS, HONEST, LEFT, NOON, RING, crowd_at_work, pair_o
 from alignment.commands.quality import load_quality, print_quality
 from alignment.pipeline import Pipeline
 from alignment.web.admin_gate import COOKIE, AdminDoor
+from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.quality_view import (
     SHOWN_DAYS,
@@ -70,7 +71,7 @@ def test_no_vote_says_what_to_do() -> None:
     assert "open the Vote tab" in draw_figures(empty, None)
     assert draw_voters(empty.voters) == ""
     assert "two or more people voted" in draw_splits((), {})
-    assert "None waits" in draw_waiting([])
+    assert "No prompt waits" in draw_waiting([], 0)
 
 
 def test_without_overlap_it_says_how_to_get_some() -> None:
@@ -145,7 +146,7 @@ def test_what_others_wrote_is_escaped_everywhere() -> None:
         (
             draw_voters(report.voters),
             draw_splits(report.overall.split_pairs, {hostile.id: hostile}),
-            draw_waiting([hostile]),
+            draw_waiting([hostile], 1),
         )
     )
     assert "<script" not in drawn
@@ -235,6 +236,29 @@ def test_a_reason_for_the_voter_names_nobody_else(journal: Journal) -> None:
     page.set_aside(RING[0], "")
     (why,) = journal.set_aside_voters().values()
     assert why == "votes were the same as another voter's"
+
+
+def test_own_prompts_wait_until_they_are_approved_or_rejected(journal: Journal) -> None:
+    asked = [pair_of(f"own{n}", kind=PairKind.OWN, author="ann", only_for="ann") for n in range(3)]
+    journal.add_pairs(asked).result(10)
+    door = AdminDoor(TOKEN)
+    handlers = OwnPromptHandlers(journal, door)
+    request = gr.Request(headers={"cookie": f"{COOKIE}={door.cookie}"}, session_hash="x")
+    drawn, choice, approve, _, seen = handlers.watch({}, request)
+    assert drawn.count("asked by ann") == 3
+    assert (choice["value"], len(choice["choices"])) == ("own0", 3)
+    assert approve["interactive"]
+    said = handlers.approve("own0", request)
+    assert said == "Approved, and others will see it now: What of own0?"
+    assert handlers.reject("own1", request).startswith("Rejected, and nobody else")
+    _, choice, *_ = handlers.watch(seen, request)
+    assert choice["choices"] == [("What of own2?", "own2")]
+    only_for = {pair.id: pair.only_for for pair in journal.pairs()}
+    assert only_for == {"own0": None, "own1": "ann", "own2": "ann"}
+    with pytest.raises(gr.Error, match="own0"):
+        handlers.approve("own0", request)
+    with pytest.raises(gr.Error, match="No prompt is chosen"):
+        handlers.reject(None, request)
 
 
 # The command

@@ -20,6 +20,7 @@ from alignment.web.admin_view import (
     preview_rows,
 )
 from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
+from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
 from alignment.web.quality_tab import QualityHandlers, build_quality_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
 
@@ -78,6 +79,7 @@ class AdminHandlers(Guarded):
 def build_admin_page(
     handlers: AdminHandlers,
     quality: QualityHandlers,
+    own_prompts: OwnPromptHandlers,
     training: TrainingHandlers,
     bakeoff: BakeoffHandlers,
 ) -> gr.Blocks:
@@ -90,6 +92,7 @@ def build_admin_page(
         page.load(handlers.votes, None, votes, api_name="votes", **QUIET)
         timer.tick(handlers.votes, None, votes, api_name="poll_votes", **QUIET)
         build_quality_section(quality, page, timer)
+        build_own_prompts_section(own_prompts, page, timer)
         _build_dataset(handlers)
         run = build_training_section(training, page, timer)
         build_bakeoff_section(bakeoff, page, timer)

@@ -278,12 +278,14 @@ def _split(split: SplitPair, pair: Pair) -> str:
     return draw_pair(pair, tally)
 
 
-def draw_waiting(pairs: Sequence[Pair]) -> str:
-    """Voters' own prompts that nobody but their author sees before they are approved."""
+def draw_waiting(pairs: Sequence[Pair], total: int) -> str:
+    """Voters' own prompts that nobody but their author has seen: `pairs`, the first of `total`."""
     if not pairs:
-        return '<p class="vta-note">None waits.</p>'
+        return '<p class="vta-note">No prompt waits.</p>'
+    more = total - len(pairs)
+    rest = f'<p class="vta-note">{more:,} more.</p>' if more > 0 else ""
     shown = "".join(draw_pair(pair, _author(pair)) for pair in pairs)
-    return f'<div class="vta-samples">{shown}</div>'
+    return f'<div class="vta-samples">{shown}</div>{rest}'
 
 
 def _author(pair: Pair) -> str:

@@ -31,6 +31,7 @@ from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.checkup import Checkup
 from alignment.web.compare_tab import build_compare_tab
 from alignment.web.comparison import Comparison
+from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.api_errors import install_api_errors
@@ -259,6 +260,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
                 site.pipeline, door, argilla=site.argilla_status, pairs_ready=site.pairs_ready
             ),
             QualityHandlers(site.pipeline, site.journal, door),
+            OwnPromptHandlers(site.journal, door),
             TrainingHandlers(
                 site.pipeline, door, Checkup(site.pipeline, site.home.root), site.alignment
             ),

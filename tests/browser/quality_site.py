@@ -19,6 +19,7 @@ from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
 from alignment.web.admin_view import ArgillaStatus
 from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.checkup import Checkup
+from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
@@ -48,6 +49,7 @@ def serve_admin(folder: Path) -> Iterator[tuple[str, Journal]]:
     page = build_admin_page(
         AdminHandlers(pipeline, door, argilla=lambda: quiet, pairs_ready=lambda: 0),
         QualityHandlers(pipeline, journal, door),
+        OwnPromptHandlers(journal, door),
         TrainingHandlers(pipeline, door, Checkup(pipeline, home.root), settings),
         BakeoffHandlers(pipeline, door),
     )

@@ -10,7 +10,7 @@ from quality_site import serve_admin, store
 from vote_parts import LEFT, crowd_at_work, pair_of, vote_on
 
 from annotation.journal import Journal
-from annotation.schema import Choice
+from annotation.schema import Choice, PairKind
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 Site = tuple[str, Journal]
@@ -93,3 +93,17 @@ def test_the_section_is_reachable_by_keyboard_and_named(page: Page) -> None:
         assert region.get_attribute("aria-label")
     for picture in page.locator("#admin-quality svg").all():
         assert picture.get_attribute("aria-label")
+
+
+def test_a_waiting_prompt_is_approved_by_one_click(page: Page, site: Site) -> None:
+    _, journal = site
+    own = pair_of("own <b>bold</b>", kind=PairKind.OWN, author="ann", only_for="ann")
+    waiting, told = page.locator("#admin-waiting"), page.locator("#admin-own-told textarea")
+    expect(waiting).to_contain_text("No prompt waits", timeout=30_000)
+    store(journal, [own], [])
+    expect(waiting).to_contain_text("What of own <b>bold</b>?", timeout=30_000)
+    page.locator("#admin-approve").click()
+    expect(told).to_have_value("Approved, and others will see it now: What of own <b>bold</b>?")
+    expect(waiting).to_contain_text("No prompt waits")
+    expect(page.locator("#admin-approve")).to_be_disabled()
+    assert journal.waiting_pairs() == []

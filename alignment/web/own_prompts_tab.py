@@ -1,0 +1,109 @@
+"""Voters' own prompts on the admin page: those that wait go round when the owner lets them.
+
+Only draws and passes on; every handler first asks the door. What waits is in the journal.
+"""
+
+from typing import Any
+
+import gradio as gr
+
+from alignment.web.admin_gate import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.quality_view import draw_waiting
+from annotation.faults import Fault
+from annotation.journal import Journal
+from annotation.schema import Pair
+
+INTRO = (
+    "With `OWN_PROMPTS=moderated`, a prompt that a voter asks is seen by nobody else until you "
+    "approve it; its votes count from then on. A rejected one stays out for good."
+)
+SHOWN_PAIRS = 20
+LABEL_CHARACTERS = 60
+WRITE_S = 30
+
+
+class OwnPromptHandlers(Guarded):
+    """Approve, reject and watch what waits."""
+
+    def __init__(self, journal: Journal, door: AdminDoor) -> None:
+        super().__init__(door)
+        self._journal = journal
+
+    def watch(self, seen: dict[str, str], request: gr.Request) -> tuple[Any, ...]:
+        """What waits, which one may choose, and whether there is any; skips what is shown."""
+        self._require_admin(request)
+        waiting = self._journal.waiting_pairs()
+        choices = [(_label(pair), pair.id) for pair in waiting[:SHOWN_PAIRS]]
+        parts = {"waiting": draw_waiting(waiting[:SHOWN_PAIRS], len(waiting))}
+        now = digests(parts)
+        if seen == now:
+            return *[gr.skip()] * 4, now
+        first = choices[0][1] if choices else None
+        return (
+            *changed(parts, seen),
+            gr.update(choices=choices, value=first, interactive=bool(choices)),
+            gr.update(interactive=bool(choices)),
+            gr.update(interactive=bool(choices)),
+            now,
+        )
+
+    def approve(self, pair_id: str | None, request: gr.Request) -> str:
+        self._require_admin(request)
+        chosen = _chosen(pair_id)
+        pair = shown(lambda: self._journal.approve_pair(chosen).result(WRITE_S))
+        return f"Approved, and others will see it now: {_label(pair)}"
+
+    def reject(self, pair_id: str | None, request: gr.Request) -> str:
+        self._require_admin(request)
+        chosen = _chosen(pair_id)
+        pair = shown(lambda: self._journal.reject_pair(chosen).result(WRITE_S))
+        return f"Rejected, and nobody else will see it: {_label(pair)}"
+
+
+def _chosen(pair_id: str | None) -> str:
+    def chosen() -> str:
+        if not pair_id:
+            raise Fault("No prompt is chosen: choose one first.")
+        return pair_id
+
+    return shown(chosen)
+
+
+def _label(pair: Pair) -> str:
+    flat = " ".join(pair.prompt.messages[-1].content.split())
+    return flat if len(flat) <= LABEL_CHARACTERS else f"{flat[: LABEL_CHARACTERS - 1]}…"
+
+
+def build_own_prompts_section(
+    handlers: OwnPromptHandlers, page: gr.Blocks, timer: gr.Timer
+) -> None:
+    """What waits, and two buttons: layout first, then events."""
+    gr.Markdown("### Voters' own prompts")
+    gr.Markdown(INTRO)
+    waiting = gr.HTML(elem_id="admin-waiting", padding=False)
+    with gr.Row(equal_height=True):
+        chosen = gr.Dropdown(
+            label="Prompt", choices=[], elem_id="admin-own-prompt", interactive=False, min_width=260
+        )
+        approve, reject = (
+            gr.Button(
+                name, elem_id=f"admin-{name.lower()}", interactive=False, scale=0, min_width=130
+            )
+            for name in ("Approve", "Reject")
+        )
+    # Text and no Markdown: it says again what a voter wrote.
+    told = gr.Textbox(
+        show_label=False, container=False, interactive=False, elem_id="admin-own-told"
+    )
+    seen = gr.State({})
+
+    looking = ([seen], [waiting, chosen, approve, reject, seen])
+    page.load(handlers.watch, *looking, api_name="own_prompts", **QUIET)
+    timer.tick(handlers.watch, *looking, api_name="poll_own_prompts", **QUIET)
+    for button, action, name in (
+        (approve, handlers.approve, "approve"),
+        (reject, handlers.reject, "reject"),
+    ):
+        done = button.click(action, chosen, told, api_name=name)
+        done.then(handlers.watch, *looking, api_name=f"{name}_shown", **QUIET)
