@@ -6,7 +6,7 @@ import sys
 from tests.benchmarks import bench_alignment, bench_click, bench_issue, bench_start, bench_votes
 
 bench_start.main()
-bench_votes.main()
+bench_votes.main([])
 bench_issue.main()
 bench_click.main([])
 subprocess.run([sys.executable, "tests/browser/measure_vote_page.py"], check=True)
