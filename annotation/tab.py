@@ -4,15 +4,44 @@ Owns the markup, script and style of `vote_page/`, which talk to the routes of `
 nothing else. Knows no voter, pair or vote: a page is the same for everyone until its script asks.
 """
 
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import gradio as gr
 
-_PAGE = Path(__file__).parent / "vote_page"
-_SCRIPTS = ("text.js", "keep.js", "vote.js", "page.js")
+from annotation.page_files import PAGE, load_page_files
 
-VOTE_CSS: Path = _PAGE / "vote.css"
-"""Goes to `mount_gradio_app(css_paths=[VOTE_CSS])`."""
+VOTE_CSS: tuple[Path, ...] = tuple(PAGE / name for name in ("vote.css", "reading.css"))
+"""Goes to `mount_gradio_app(css_paths=[*VOTE_CSS])`, beside the routes of `page_files`."""
+
+# The script is a file of its own, so that the page itself stays small and the browser keeps it.
+# A server that restarts just then is asked again; the query makes it a new module.
+_LOADER = """
+const root = new URL(window.gradio_config?.root || "/", window.location.href);
+const path = window.location.origin + root.pathname.replace(/\\/+$/, "") + %s;
+const load = (tries) => import(tries ? `${path}?${tries}` : path).then(
+  (page) => page.default(element, props),
+  () => setTimeout(load, Math.min(8, 2 ** tries) * 500, tries + 1),
+);
+load(0);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VotePage:
+    """What the vote page says about this app.
+
+    `notice` is one plain line on top, as text, such as why the starter model is in use.
+    `own_prompts` says whether voters may ask questions of their own; `licence` is the one that
+    published votes carry.
+    """
+
+    notice: str | None = None
+    own_prompts: Literal["open", "moderated", "off"] = "off"
+    licence: str = "Apache-2.0"
+
 
 # Unquoted, as generic families must be: gradio's Font would put quotes around "system-ui".
 _SYSTEM_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -56,17 +85,16 @@ def build_theme() -> gr.themes.Base:
     return theme
 
 
-def build_vote_tab(notice: str | None) -> None:
+def build_vote_tab(page: VotePage) -> None:
     """Put the vote page into the Blocks or Tab that is open.
 
-    `notice` is one plain line shown on top, as text, such as why the starter model is in use.
-    The page needs the routes under /api on its own origin, below the same root path.
+    The page needs the routes under /api and /page-files on its own origin, below the same root.
     """
     gr.HTML(
-        html_template=(_PAGE / "vote.html").read_text("utf-8"),
-        js_on_load="\n".join((_PAGE / name).read_text("utf-8") for name in _SCRIPTS),
+        html_template=(PAGE / "vote.html").read_text("utf-8"),
+        js_on_load=_LOADER % json.dumps(load_page_files()[0].path),
         apply_default_css=False,
         elem_id="vote-page",
         # Read by the script and set as text: a template would run a "${" in it.
-        notice=notice or "",
+        **asdict(page),
     )

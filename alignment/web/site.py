@@ -42,13 +42,14 @@ from annotation.gold import GoldRow, gold_pairs, load_gold
 from annotation.home import Home, HomeError, HomeLock, running_app
 from annotation.journal import Journal
 from annotation.own_prompts import OwnPrompts
+from annotation.page_files import build_page_routes
 from annotation.prompt_routes import build_prompt_routes
 from annotation.prompts import load_prompts
 from annotation.routes import Health, build_vote_routes, voter_of
 from annotation.sampling import PairPool
 from annotation.schema import Prompt, VoteSource, utc_now
 from annotation.settings import AnnotationSettings
-from annotation.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
 from annotation.voters import VoterCookies
 from annotation.voting import Voting
 
@@ -250,6 +251,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
     cookies = VoterCookies(site.home.secret("cookie_secret"))
     app.include_router(build_vote_routes(site.voting, cookies, site.health))
     app.include_router(build_prompt_routes(site.own_prompts, voter_of(cookies)))
+    app.include_router(build_page_routes())
     install_api_errors(app)
     theme = build_theme()
     # Gradio's mount at / would swallow /admin, so /admin comes first.
@@ -277,7 +279,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         build_public_page(site),
         path="/",
         theme=theme,
-        css_paths=[VOTE_CSS],
+        css_paths=[*VOTE_CSS],
         max_file_size=MAX_UPLOAD,
         **MOUNT,
     )
@@ -292,7 +294,7 @@ def build_public_page(site: Site) -> gr.Blocks:
     )
     with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
         with gr.Tab("Vote", id="vote"):
-            build_vote_tab(site.notice)
+            build_vote_tab(VotePage(site.notice))
         with gr.Tab("Compare", id="compare") as tab:
             build_compare_tab(comparison, tab)
     page.queue(default_concurrency_limit=4, max_size=64)

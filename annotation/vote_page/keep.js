@@ -8,9 +8,10 @@ const OUTBOX_PREFIX = "votetune.outbox.";
 
 // ---------------------------------------------------------------- the server
 
-function apiRoot() {
+/** Where the app stands: our origin, and the path below which it is served. */
+function pageRoot() {
   const root = new URL(window.gradio_config?.root || "/", window.location.href);
-  return `${window.location.origin}${root.pathname.replace(/\/+$/, "")}/api/`;
+  return window.location.origin + root.pathname.replace(/\/+$/, "");
 }
 
 /** {status, body, retryAfterS}; status 0 when no answer came. Never throws. */
@@ -21,7 +22,7 @@ async function ask(method, path, body) {
     request.body = JSON.stringify(body);
   }
   try {
-    const response = await fetch(apiRoot() + path, request);
+    const response = await fetch(`${pageRoot()}/api/${path}`, request);
     const answer = await response.json().catch(() => null);
     return { status: response.status, body: answer, retryAfterS: Number(response.headers.get("Retry-After")) || 0 };
   } catch {

@@ -22,21 +22,28 @@ function showPair() {
   if (!pair) return (emptyTimer = setTimeout(showEmpty, 300, "Fetching the next pair…"));
   heard = true;
   part("empty").replaceChildren();
-  showPrompt(pair.prompt);
-  for (const { side } of SIDES) {
-    const pane = part(`answer-${side}`);
-    pane.replaceChildren(inert(pair[side]));
-    pane.scrollTop = 0;
-  }
+  showWords();
   // On a phone the vote may have come from far below.
   if (part("pair").getBoundingClientRect().top < 0) part("pair").scrollIntoView();
   return undefined;
 }
 
+/** The words of the pair on screen, from their beginning. */
+function showWords() {
+  const pair = tab.open[0];
+  if (!pair) return;
+  showPrompt(pair.prompt);
+  for (const { side } of SIDES) {
+    const pane = part(`answer-${side}`);
+    pane.replaceChildren(written(pair[side]));
+    pane.scrollTop = 0;
+  }
+}
+
 function showPrompt(messages) {
   const single = messages.length === 1;
   const turns = messages.map(({ role, content }) => {
-    const words = make("div", { className: "vt-words" }, inert(content));
+    const words = make("div", { className: "vt-words" }, written(content));
     return single ? words : make("div", { className: `vt-turn vt-${role}` }, make("h3", {}, ROLES[role] ?? role), words);
   });
   const box = part("prompt");
@@ -193,6 +200,8 @@ async function start() {
   buildAnswers();
   buildButtons();
   buildReasons();
+  buildReading();
+  loadParser();
   document.addEventListener("keydown", onKey, { signal: over.signal });
   window.addEventListener("online", () => (wake(), refill()), { signal: over.signal });
   window.addEventListener("pagehide", () => forget(HOLDS_PREFIX + tab.id), { signal: over.signal });

@@ -1,6 +1,6 @@
 // First part of the vote page's script: words of a model or of the server as text that does nothing.
-// tab.py joins text.js, keep.js, vote.js and page.js, in this order, into the body of one function
-// of `element` and `props`, which Gradio calls when the page is shown (gr.HTML, js_on_load).
+// page_files.py joins the scripts, in its order, into the body of one function of `element` and
+// `props`, which tab.py's loader calls whenever Gradio shows the page.
 "use strict";
 
 const MARK_NAMES = {
@@ -37,15 +37,19 @@ function inert(text) {
   const shown = text.replace(/\r\n?/g, "\n");
   let from = 0;
   let marks = 0;
+  let plain = ""; // one text node between two marks, however many characters hide past the limit
   for (const found of shown.matchAll(HIDDEN)) {
     if (joins(shown, found.index)) continue;
-    out.append(shown.slice(from, found.index));
-    const name = markName(found[0]);
-    out.append((marks += 1) > MOST_MARKS ? `[${name}]` : make("span", { className: "vt-mark", title: "invisible character" }, name));
+    plain += shown.slice(from, found.index);
     from = found.index + found[0].length;
+    const name = markName(found[0]);
+    if ((marks += 1) > MOST_MARKS) plain += `[${name}]`;
+    else {
+      out.append(plain, make("span", { className: "vt-mark", title: "invisible character" }, name));
+      plain = "";
+    }
   }
-  out.append(shown.slice(from));
-  out.normalize();
+  out.append(plain + shown.slice(from));
   return out;
 }
 

@@ -14,9 +14,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from annotation.api_errors import install_api_errors
 from annotation.journal import Journal
+from annotation.page_files import build_page_routes
 from annotation.routes import Health, build_vote_routes
 from annotation.schema import Completion, Message, ModelRef, Pair, Prompt, Sampling, Vote, utc_now
-from annotation.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
 from annotation.voters import VoterCookies
 from annotation.voting import Voting
 
@@ -52,7 +53,7 @@ def build_chat_pair(number: int, messages: Sequence[Message], first: str, second
 def build_public_page(notice: str | None) -> gr.Blocks:
     with gr.Blocks(title="Votetune", analytics_enabled=False) as blocks, gr.Tabs():
         with gr.Tab("Vote"):
-            build_vote_tab(notice)
+            build_vote_tab(VotePage(notice))
         with gr.Tab("Compare"):
             gr.Markdown("## Compare")
             gr.Textbox(label="Prompt", elem_id="compare-prompt")
@@ -111,13 +112,14 @@ class Site:
         app = FastAPI()
         voting = Voting(self.journal, votes_per_pair=self.votes_per_pair, side_secret=SECRET)
         app.include_router(build_vote_routes(voting, VoterCookies(SECRET), self._health))
+        app.include_router(build_page_routes())
         install_api_errors(app)
         gr.mount_gradio_app(
             app,
             build_public_page(self.notice),
             path="/",
             theme=build_theme(),
-            css_paths=[VOTE_CSS],
+            css_paths=[*VOTE_CSS],
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

@@ -1,0 +1,72 @@
+// How a voter likes to read: Markdown or plain text, and how large. This browser remembers it. Loads
+// the libraries beside the first pair; until they are there, or if they never come, text is plain.
+
+const READING_KEY = "votetune.reading";
+const SIZES = [0.875, 1, 1.125, 1.25, 1.5, 1.75]; // rem
+const reading = { plain: false, size: 1, ...recall("localStorage", READING_KEY) };
+
+let parser = null;
+let highlighter = null; // a promise of it, once some code wants colours
+
+function library(name) {
+  return import(pageRoot() + FILES[name]);
+}
+
+/** Model or prompt text as nodes: Markdown where that is wanted and can be drawn, else as written. */
+function written(text) {
+  return (!reading.plain && parser && drawMarkdown(parser, text)) || inert(text);
+}
+
+async function loadParser() {
+  if (parser || reading.plain) return;
+  await library("markdown-it.js").catch(() => null);
+  if (!globalThis.markdownit || parser || over.signal.aborted) return;
+  parser = buildParser(globalThis.markdownit);
+  showWords();
+}
+
+/** Colours come after the words are on screen: they change no word and move nothing. */
+function colourSoon(waiting) {
+  if (!waiting.length) return;
+  highlighter ??= library("highlight.js").then((module) => module.default);
+  setTimeout(async () => {
+    const ready = await highlighter.catch(() => (highlighter = null));
+    for (const block of ready ? waiting : []) if (block.code.isConnected) colour(ready, block);
+  });
+}
+
+// ---------------------------------------------------------------- the controls
+
+function showReading() {
+  element.querySelector(".vt").style.setProperty("--vt-reading", `${reading.size}rem`);
+  part("plain").setAttribute("aria-pressed", String(reading.plain));
+  const at = SIZES.indexOf(reading.size);
+  part("smaller").setAttribute("aria-disabled", String(at === 0));
+  part("larger").setAttribute("aria-disabled", String(at === SIZES.length - 1));
+}
+
+function setReading(change) {
+  Object.assign(reading, change);
+  keep("localStorage", READING_KEY, reading);
+  showReading();
+}
+
+function resize(step) {
+  const at = SIZES.indexOf(reading.size) + step;
+  if (at in SIZES) setReading({ size: SIZES[at] });
+}
+
+function togglePlain() {
+  setReading({ plain: !reading.plain });
+  loadParser();
+  showWords();
+}
+
+function buildReading() {
+  if (!SIZES.includes(reading.size)) reading.size = 1;
+  reading.plain = reading.plain === true;
+  part("smaller").addEventListener("click", () => resize(-1));
+  part("larger").addEventListener("click", () => resize(1));
+  part("plain").addEventListener("click", togglePlain);
+  showReading();
+}

@@ -1,0 +1,124 @@
+"""No vote is lost on its way: offline, restarts, refusals, full disks, closed tabs."""
+
+import re
+
+import pytest
+from conftest import Watched
+from page_parts import (
+    press,
+    press_and_save,
+    prompt,
+    shown_number,
+    status,
+    wait_until_full,
+    wait_until_settled,
+    waiting_votes,
+)
+from playwright.sync_api import Route, expect
+from vote_site import Site, build_pair
+
+from annotation.schema import Choice
+
+pytestmark = pytest.mark.browser
+
+# ---------------------------------------------------------------------- nothing gets lost
+
+
+def test_a_vote_made_offline_is_saved_once_after_reconnecting(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 6)))
+    page = voter.open_ready()
+    wait_until_full(page)
+    voter.context.set_offline(True)
+    press(page, "1")
+    press(page, "2")
+    expect(status(page)).to_contain_text("Not saved yet, retrying. 2 votes are kept here.")
+    assert site.votes() == []
+    voter.context.set_offline(False)
+    expect(status(page)).to_contain_text("Saved.")
+    wait_until_settled(page)
+    assert [vote.choice for vote in site.votes()] == [Choice.A, Choice.B]
+
+
+def test_a_lost_answer_is_asked_for_again_and_stored_once(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    page = voter.open_ready()
+
+    def lose(route: Route) -> None:
+        assert route.fetch().status == 201
+        route.abort()
+
+    page.route("**/api/votes", lose, times=1)
+    press(page, "3")
+    expect(status(page)).to_contain_text("Saved.")
+    assert [vote.choice for vote in site.votes(include_superseded=True)] == [Choice.TIE]
+
+
+def test_votes_survive_a_server_restart_and_a_reload(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    page = voter.open_ready()
+    wait_until_full(page)
+    site.stop()
+    press(page, "4")
+    expect(status(page)).to_contain_text("Not saved yet, retrying. The server can’t be reached.")
+    site.start()
+    page.reload()
+    expect(status(page)).to_contain_text("Saved.")
+    assert [vote.choice for vote in site.votes()] == [Choice.BOTH_BAD]
+
+
+def test_a_closed_tab_leaves_its_votes_to_the_next(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    first = voter.open_ready()
+    other = voter.context.new_page()
+    other.goto(f"{site.url}/api/health")
+    voter.context.set_offline(True)
+    press(first, "1")
+    expect(status(first)).to_contain_text("Not saved yet")
+    first.close()
+    voter.context.set_offline(False)
+    # As if that tab had been closed ten minutes ago.
+    other.evaluate(
+        """() => { for (const key of Object.keys(localStorage).filter(k => k.includes('outbox'))) {
+             const entry = JSON.parse(localStorage[key]);
+             localStorage[key] = JSON.stringify({...entry, touched: Date.now() - 6e5}); } }"""
+    )
+    other.goto(f"{site.url}/")
+    expect(status(other)).to_contain_text("Saved.")
+    assert [vote.choice for vote in site.votes()] == [Choice.A]
+
+
+def test_a_refused_vote_says_why_once_and_the_page_goes_on(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    page = voter.open_ready()
+    number = shown_number(page)
+    elsewhere = voter.context.request.post(
+        f"{site.url}/api/votes", data={"pair": f"pair-{number}", "choice": "b"}
+    )
+    assert elsewhere.status == 201
+    press(page, "1")
+    expect(status(page)).to_contain_text("That vote was not saved: You already voted otherwise")
+    assert waiting_votes(page) == 0
+    press_and_save(page, "1")
+    assert [vote.choice for vote in site.votes()] == [Choice.B, Choice.A]
+
+
+def test_pairs_of_a_journal_that_is_gone_are_let_go(site: Site, voter: Watched, tmp_path) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    page = voter.open_ready()
+    wait_until_full(page)
+    site.stop()
+    home = tmp_path / "empty"
+    home.mkdir()
+    fresh = Site(home, port=site.port)
+    fresh.add(build_pair(50), build_pair(51))
+    fresh.start()
+    try:
+        press(page, "1")
+        expect(status(page)).to_contain_text("That vote was not saved: No pair has the id")
+        # The pair on screen stays until it is judged; only unseen ones are dropped.
+        press(page, "1")
+        expect(prompt(page)).to_contain_text(re.compile("Question 5[01]:"))
+        press_and_save(page, "1")
+        assert len(fresh.votes()) == 1
+    finally:
+        fresh.close()
