@@ -43,6 +43,7 @@ from annotation.home import Home, HomeError, HomeLock, running_app
 from annotation.journal import Journal
 from annotation.own_prompts import OwnPrompts
 from annotation.page_files import build_page_routes
+from annotation.page_headers import PageHeaders
 from annotation.prompt_routes import build_prompt_routes
 from annotation.prompts import load_prompts
 from annotation.routes import Health, build_vote_routes, voter_of
@@ -204,6 +205,10 @@ class Site:
         said = [self.base.notice, FORGETS if self._annotation.forgets_at_restart else None]
         return " ".join(text for text in said if text) or None
 
+    @property
+    def on_space(self) -> bool:
+        return self._annotation.system == "spaces"
+
     def pairs_ready(self) -> int:
         return self.journal.ready_count(votes_per_pair=self._votes_per_pair, now=utc_now())
 
@@ -284,6 +289,8 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         **MOUNT,
     )
     app.add_middleware(AdminGate, door=door)
+    # Outermost, so that whatever answers carries them.
+    app.add_middleware(PageHeaders, on_space=site.on_space)
     return app
 
 

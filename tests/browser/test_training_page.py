@@ -31,6 +31,7 @@ from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
 from annotation.journal import Journal
+from annotation.page_headers import PageHeaders
 from annotation.schema import Choice, Completion, Pair, Sampling, Split, Vote, utc_now
 from annotation.tab import build_theme
 
@@ -80,6 +81,7 @@ def serve(
         ssr_mode=False,
     )
     app.add_middleware(AdminGate, door=door)
+    app.add_middleware(PageHeaders, on_space=False)
     config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_graceful_shutdown=1)
     return uvicorn.Server(config)
 

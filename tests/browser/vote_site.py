@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from annotation.api_errors import install_api_errors
 from annotation.journal import Journal
 from annotation.page_files import build_page_routes
+from annotation.page_headers import PageHeaders
 from annotation.routes import Health, build_vote_routes
 from annotation.schema import Completion, Message, ModelRef, Pair, Prompt, Sampling, Vote, utc_now
 from annotation.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
@@ -125,6 +126,7 @@ class Site:
             enable_monitoring=False,
             ssr_mode=False,
         )
+        app.add_middleware(PageHeaders, on_space=False)
         return BelowRootPath(app, self.root_path) if self.root_path else app
 
     def _health(self) -> Health:
