@@ -1,9 +1,12 @@
 """No vote is lost on its way: offline, restarts, refusals, full disks, closed tabs."""
 
 import re
+import secrets
+from collections.abc import Callable
 
 import pytest
 from conftest import Watched
+from journal_parts import fill_disk, free_disk, make_vote
 from page_parts import (
     press,
     press_and_save,
@@ -15,8 +18,9 @@ from page_parts import (
     waiting_votes,
 )
 from playwright.sync_api import Route, expect
-from vote_site import Site, build_pair
+from vote_site import MODEL_WORDS, Site, build_pair
 
+from annotation.journal import JournalFull
 from annotation.schema import Choice
 
 pytestmark = pytest.mark.browser
@@ -122,3 +126,81 @@ def test_pairs_of_a_journal_that_is_gone_are_let_go(site: Site, voter: Watched, 
         assert len(fresh.votes()) == 1
     finally:
         fresh.close()
+
+
+# ------------------------------------------------------------------------- refused for now
+
+
+def refuse_with(code: int, refusals: list[int]) -> Callable[[Route], None]:
+    def refuse(route: Route) -> None:
+        refusals.append(code)
+        route.fulfill(status=code, headers={"Retry-After": "1"}, json={"detail": "no"})
+
+    return refuse
+
+
+def test_failed_save_keeps_models_hidden_and_the_vote(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 9)))
+    page = voter.open_ready()
+    for code in (503, 507, 429, 500):
+        refusals: list[int] = []
+        page.route("**/api/votes", refuse_with(code, refusals), times=2)
+        press(page, "1")
+        expect(status(page)).to_contain_text("Not saved yet, retrying")
+        assert not any(word in page.content() for word in MODEL_WORDS)
+        expect(status(page)).to_contain_text("Saved.")
+        assert (refusals, waiting_votes(page)) == ([code, code], 0)
+    assert [vote.choice for vote in site.votes()] == [Choice.A] * 4
+
+
+def fill_pages_with_votes(site: Site) -> set[str]:
+    """Votes of others until no page has room for one of that size; gives their voters."""
+    names: set[str] = set()
+    refused_in_a_row = 0
+    while refused_in_a_row < 60:
+        # As long, and as random, as what the page's own vote will be stored under.
+        name = f"anon-{secrets.token_hex(8)}"
+        vote = make_vote(secrets.token_hex(16), "pair-99", name)
+        try:
+            site.journal.add_vote(vote).result(timeout=5)
+        except JournalFull:
+            refused_in_a_row += 1
+        else:
+            names.add(name)
+            refused_in_a_row = 0
+    return names
+
+
+def test_a_full_disk_is_said_and_the_vote_is_stored_once_there_is_room(
+    site: Site, voter: Watched
+) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    page = voter.open_ready()
+    wait_until_full(page)
+    site.add(build_pair(99))
+    fill_disk(site.journal)
+    others = fill_pages_with_votes(site)
+    press(page, "2")
+    expect(status(page)).to_have_text(
+        "Not saved yet, retrying. The server’s disk is full.", timeout=20_000
+    )
+    assert not any(word in page.content() for word in MODEL_WORDS)
+    free_disk(site.journal)
+    expect(status(page)).to_contain_text("Saved.", timeout=40_000)
+    assert waiting_votes(page) == 0
+    mine = [vote for vote in site.votes(include_superseded=True) if vote.voter not in others]
+    assert [vote.choice for vote in mine] == [Choice.B]
+
+
+def test_a_server_that_comes_back_gets_the_vote_without_a_reload(
+    site: Site, voter: Watched
+) -> None:
+    site.add(*(build_pair(n) for n in range(1, 4)))
+    page = voter.open_ready()
+    wait_until_full(page)
+    site.stop()
+    press(page, "3")
+    expect(status(page)).to_have_text("Not saved yet, retrying. The server can’t be reached.")
+    site.start()
+    expect(status(page)).to_contain_text("Saved.", timeout=40_000)
+    assert [vote.choice for vote in site.votes(include_superseded=True)] == [Choice.TIE]

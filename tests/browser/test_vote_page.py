@@ -1,7 +1,6 @@
 """The vote page in a real browser, over the real routes and a real journal."""
 
 import re
-from collections.abc import Callable
 
 import pytest
 from conftest import Watched
@@ -16,7 +15,6 @@ from page_parts import (
     status,
     wait_until_full,
     wait_until_settled,
-    waiting_votes,
 )
 from playwright.sync_api import Route, expect
 from vote_site import MODEL_WORDS, Site, build_pair
@@ -149,28 +147,6 @@ def test_models_are_nowhere_before_the_vote_is_saved(site: Site, voter: Watched)
     press_and_save(page, "1")
     assert "starter@0a1b2c3d" in status(page).inner_text()
     assert "run-7@4e5f6a7b" in status(page).inner_text()
-
-
-def refuse_with(code: int, refusals: list[int]) -> Callable[[Route], None]:
-    def refuse(route: Route) -> None:
-        refusals.append(code)
-        route.fulfill(status=code, headers={"Retry-After": "1"}, json={"detail": "no"})
-
-    return refuse
-
-
-def test_failed_save_keeps_models_hidden_and_the_vote(site: Site, voter: Watched) -> None:
-    site.add(*(build_pair(n) for n in range(1, 9)))
-    page = voter.open_ready()
-    for code in (503, 507, 429, 500):
-        refusals: list[int] = []
-        page.route("**/api/votes", refuse_with(code, refusals), times=2)
-        press(page, "1")
-        expect(status(page)).to_contain_text("Not saved yet, retrying")
-        assert not any(word in page.content() for word in MODEL_WORDS)
-        expect(status(page)).to_contain_text("Saved.")
-        assert (refusals, waiting_votes(page)) == ([code, code], 0)
-    assert [vote.choice for vote in site.votes()] == [Choice.A] * 4
 
 
 def test_skip_reveals_no_model(site: Site, voter: Watched) -> None:
