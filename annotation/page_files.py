@@ -20,7 +20,16 @@ PAGE = Path(__file__).parent / "vote_page"
 PREFIX = "/page-files"
 
 # One function of `element` and `props`, in this order; each file says what it owns.
-_SCRIPTS = ("text.js", "markdown.js", "reading.js", "keep.js", "vote.js", "page.js")
+_SCRIPTS = (
+    "text.js",
+    "markdown.js",
+    "keep.js",
+    "reading.js",
+    "vote.js",
+    "my_votes.js",
+    "own_prompt.js",
+    "page.js",
+)
 _IMMUTABLE = "public, max-age=31536000, immutable"
 _CORE_EXPORT = re.compile(r"export\{(\w+) as default\};\s*$")
 

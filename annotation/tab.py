@@ -13,7 +13,7 @@ import gradio as gr
 
 from annotation.page_files import PAGE, load_page_files
 
-VOTE_CSS: tuple[Path, ...] = tuple(PAGE / name for name in ("vote.css", "reading.css"))
+VOTE_CSS: tuple[Path, ...] = tuple(PAGE / name for name in ("vote.css", "reading.css", "views.css"))
 """Goes to `mount_gradio_app(css_paths=[*VOTE_CSS])`, beside the routes of `page_files`."""
 
 # The script is a file of its own, so that the page itself stays small and the browser keeps it.

@@ -15,9 +15,9 @@ function say(text) {
 
 function showPair() {
   clearTimeout(emptyTimer);
-  const pair = tab.open[0];
+  const pair = pairOnScreen();
   part("pair").hidden = !pair;
-  setVotable(Boolean(pair));
+  setVotable(Boolean(pair) && !drafting);
   // Said only if it lasts: the next pair is usually there within a blink.
   if (!pair) return (emptyTimer = setTimeout(showEmpty, 300, "Fetching the next pair…"));
   heard = true;
@@ -28,9 +28,14 @@ function showPair() {
   return undefined;
 }
 
+/** What streams in now, else the first pair of those that this tab holds. */
+function pairOnScreen() {
+  return drafting ?? tab.open[0];
+}
+
 /** The words of the pair on screen, from their beginning. */
 function showWords() {
-  const pair = tab.open[0];
+  const pair = pairOnScreen();
   if (!pair) return;
   showPrompt(pair.prompt);
   for (const { side } of SIDES) {
@@ -52,10 +57,18 @@ function showPrompt(messages) {
   box.scrollTop = single ? 0 : box.scrollHeight;
 }
 
-function showEmpty(text) {
-  if (tab.open.length) return;
+function showEmpty(text, signIn) {
+  if (pairOnScreen()) return;
   clearTimeout(emptyTimer);
-  part("empty").replaceChildren(inert(text));
+  part("empty").replaceChildren(inert(text), ...signInLink(signIn));
+}
+
+/** A way to sign in, on our own origin only. In somebody's frame it opens beside it. */
+function signInLink(path) {
+  const target = typeof path === "string" ? new URL(path, window.location.href) : null;
+  if (target?.origin !== window.location.origin) return [];
+  const link = make("a", { href: target.href, target: window.self === window.top ? "_self" : "_blank" }, "Sign in");
+  return [" ", link];
 }
 
 function setVotable(votable) {
@@ -64,29 +77,41 @@ function setVotable(votable) {
   }
 }
 
-let today = null;
+// ---------------------------------------------------------------- how far: never which way
+
+let progress = null; // as the server counts: {mine, everyone, pairs_wanted}
 let changes = 0; // votes saved and undone since the page was shown
 
-function countToday(change) {
+function countMine(change) {
   changes += 1;
-  if (today !== null) showToday(today + change);
+  if (!progress) return;
+  for (const tally of [progress.mine, progress.everyone]) {
+    tally.today = Math.max(0, tally.today + change);
+    tally.all = Math.max(0, tally.all + change);
+  }
+  showProgress();
 }
 
-function showToday(count) {
-  today = Math.max(0, count);
-  part("today").textContent = today === 1 ? "1 vote from you today" : `${today} votes from you today`;
+function showProgress() {
+  const { mine, everyone, pairs_wanted: wanted } = progress;
+  const today = mine.today === 1 ? "1 vote from you today" : `${mine.today} votes from you today`;
+  part("today").textContent = `${today}, ${mine.all} in all`;
+  const pairs = wanted === 1 ? "1 pair wants votes." : `${wanted} pairs want votes.`;
+  part("mine-progress").textContent = `You: ${mine.today} today, ${mine.all} in all. Everyone: ${everyone.today} today, ${everyone.all} in all. ${pairs}`;
+  part("consent").hidden = mine.all > 0;
 }
 
-async function loadToday() {
+async function loadProgress() {
   const before = changes;
-  const answer = await ask("GET", "me/votes");
-  if (answer.status !== 200 || !Array.isArray(answer.body)) return;
-  // A vote was saved meanwhile, and the list may have it or not.
-  if (changes !== before) return void setTimeout(loadToday, 1000);
-  const day = new Date().toDateString();
-  const cast = answer.body.filter((receipt) => receipt.choice !== "skip" && !receipt.undone_at);
-  heard = heard || cast.length > 0;
-  showToday(cast.filter((receipt) => new Date(receipt.created_at).toDateString() === day).length);
+  const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
+  const answer = await ask("GET", `progress?since=${encodeURIComponent(midnight)}`);
+  // Where nobody can tell whether this voter has voted, the terms are said once more.
+  if (answer.status !== 200) return void (part("consent").hidden = progress?.mine.all > 0);
+  // A vote was saved meanwhile, and the count may have it or not.
+  if (changes !== before) return void setTimeout(loadProgress, 1000);
+  progress = answer.body;
+  heard = heard || progress.mine.all > 0;
+  return showProgress();
 }
 
 // ---------------------------------------------------------------- why: optional, for the vote just saved
@@ -172,7 +197,7 @@ function typing(target) {
 function onKey(event) {
   if (event.repeat || event.isComposing || event.defaultPrevented) return;
   if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-  if (typing(event.target) || !element.checkVisibility()) return;
+  if (typing(event.target) || !element.checkVisibility() || myVotesOpen()) return;
   const pressed = event.key.toUpperCase();
   // Keyboards that put digits on Shift still have them on the keys named Digit1 to Digit4.
   const item = CHOICES.find(({ key }) => key === pressed || `Digit${key}` === event.code);
@@ -192,15 +217,21 @@ function touch() {
   tellOtherTabs();
   outbox.forEach(keepEntry);
   adopt();
+  if (document.visibilityState === "visible") loadProgress();
 }
 
 async function start() {
   part("notice").textContent = props.notice ?? "";
   part("notice").hidden = !props.notice;
+  part("consent").textContent =
+    `Your votes and comments are stored, and may be published as open data under ${props.licence}. ` +
+    "You can see them and delete them under My votes.";
   buildAnswers();
   buildButtons();
   buildReasons();
   buildReading();
+  buildMyVotes();
+  buildOwn();
   loadParser();
   document.addEventListener("keydown", onKey, { signal: over.signal });
   window.addEventListener("online", () => (wake(), refill()), { signal: over.signal });
@@ -212,7 +243,7 @@ async function start() {
   showPair();
   await refill();
   adopt();
-  await loadToday();
+  if (!progress) await loadProgress();
 }
 
 start();

@@ -68,7 +68,10 @@ async function refill() {
     failures = 0;
     tab.open.push(answer.body);
     keepTab();
-    if (tab.open.length === 1) showPair();
+    if (tab.open.length === 1) {
+      showPair();
+      if (!progress) loadProgress(); // the voter is known from now on
+    }
   }
   refilling = false;
 }
@@ -77,7 +80,7 @@ function refillLater(answer) {
   failures += 1;
   const waitS = waitFor(answer, failures);
   refillTimer = setTimeout(refill, waitS * 1000);
-  if (!tab.open.length) showEmpty(whyEmpty(answer));
+  if (!tab.open.length) showEmpty(whyEmpty(answer), answer.body?.sign_in);
 }
 
 /** Seconds until the next try: what the server asked for, else doubling from 1. */
@@ -91,12 +94,14 @@ function whyEmpty(answer) {
   if (answer.status === 503 && !heard) return "Writing the first answers… They will appear here by themselves.";
   if (answer.status === HELD) return "Your other tabs hold the pairs that are open for you: vote there, or close them.";
   if (answer.status === 503) return "No pair is ready just now. More are on the way and will appear here by themselves.";
+  if (answer.status === 401) return detailOf(answer);
   return `No pair came: ${detailOf(answer)} Trying again soon.`;
 }
 
 // ---------------------------------------------------------------- voting
 
 function vote(choice) {
+  if (drafting) return;
   const pair = tab.open.shift();
   if (!pair) return;
   tab.past = [...tab.past, { pair: pair.id, choice, vote: null, shown: pair }].slice(-UNDOABLE);
@@ -187,13 +192,13 @@ function settle(entry, answer) {
     refill();
     return true;
   }
-  if (answer.status >= 400 && answer.status < 500 && ![408, 425, 429].includes(answer.status)) {
+  if (answer.status >= 400 && answer.status < 500 && ![401, 408, 425, 429].includes(answer.status)) {
     dropEntry(entry);
     refused(entry, answer);
     return true;
   }
   // No answer, or a server that broke down: the vote may be stored, so it can't be forgotten here.
-  if (![429, 503, 507].includes(answer.status)) entry.unsure = entry.unsure || navigator.onLine !== false;
+  if (![401, 429, 503, 507].includes(answer.status)) entry.unsure = entry.unsure || navigator.onLine !== false;
   keepEntry(entry);
   if (answer.status === 500) outbox.push(outbox.shift());
   sayWaiting(answer);
@@ -210,7 +215,7 @@ function pause(seconds) {
 function sayWaiting(answer) {
   const waiting = outbox.filter((entry) => entry.kind === "vote").length;
   const votes = waiting > 1 ? `${waiting} votes are kept here. ` : "";
-  const why = { 0: "The server can’t be reached.", 429: "That was fast.", 507: "The server’s disk is full." }[answer.status] ?? "";
+  const why = { 0: "The server can’t be reached.", 401: "Sign in again to save it.", 429: "That was fast.", 507: "The server’s disk is full." }[answer.status] ?? "";
   say(`Not saved yet, retrying. ${votes}${why}`);
 }
 
@@ -223,7 +228,7 @@ function voteSaved(entry, saved) {
     keepTab();
   }
   if (entry.choice === "skip") return say("Skipped.");
-  countToday(1);
+  countMine(1);
   showLast(saved.id, entry.choice);
   savedLine = `Saved. ${modelsLine(saved.models)} ${countsLine(saved)}`;
   return say(savedLine);
@@ -242,7 +247,7 @@ function countsLine(saved) {
 }
 
 function undoneSaved(entry) {
-  if (entry.choice !== "skip") countToday(-1);
+  if (entry.choice !== "skip") countMine(-1);
   say("Taken back.");
 }
 
