@@ -206,6 +206,10 @@ class Site:
         return " ".join(text for text in said if text) or None
 
     @property
+    def vote_page(self) -> VotePage:
+        return VotePage(self.notice, self._annotation.own_prompts)
+
+    @property
     def on_space(self) -> bool:
         return self._annotation.system == "spaces"
 
@@ -301,7 +305,7 @@ def build_public_page(site: Site) -> gr.Blocks:
     )
     with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
         with gr.Tab("Vote", id="vote"):
-            build_vote_tab(VotePage(site.notice))
+            build_vote_tab(site.vote_page)
         with gr.Tab("Compare", id="compare") as tab:
             build_compare_tab(comparison, tab)
     page.queue(default_concurrency_limit=4, max_size=64)

@@ -2,9 +2,10 @@
 
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import gradio as gr
 import uvicorn
@@ -14,10 +15,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from annotation.api_errors import install_api_errors
 from annotation.journal import Journal
+from annotation.own_prompts import OwnPrompts
 from annotation.page_files import build_page_routes
 from annotation.page_headers import PageHeaders
-from annotation.routes import Health, build_vote_routes
-from annotation.schema import Completion, Message, ModelRef, Pair, Prompt, Sampling, Vote, utc_now
+from annotation.prompt_routes import build_prompt_routes
+from annotation.routes import Health, build_vote_routes, voter_of
+from annotation.schema import (
+    Completion,
+    Finish,
+    Message,
+    ModelRef,
+    Pair,
+    Prompt,
+    Sampling,
+    Vote,
+    utc_now,
+)
 from annotation.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
 from annotation.voters import VoterCookies
 from annotation.voting import Voting
@@ -51,14 +64,46 @@ def build_chat_pair(number: int, messages: Sequence[Message], first: str, second
     )
 
 
-def build_public_page(notice: str | None) -> gr.Blocks:
+def build_public_page(page: VotePage) -> gr.Blocks:
     with gr.Blocks(title="Votetune", analytics_enabled=False) as blocks, gr.Tabs():
         with gr.Tab("Vote"):
-            build_vote_tab(VotePage(notice))
+            build_vote_tab(page)
         with gr.Tab("Compare"):
             gr.Markdown("## Compare")
             gr.Textbox(label="Prompt", elem_id="compare-prompt")
     return blocks
+
+
+class SlowWriter:
+    """In place of a model: writes both answers as far as a test says, until it ends or is left."""
+
+    def __init__(self) -> None:
+        self._said = ("", "")
+        self._ended = threading.Event()
+        self._left = threading.Event()
+
+    def say(self, first: str, second: str) -> None:
+        self._said = (first, second)
+
+    def end(self, first: str, second: str) -> None:
+        self.say(first, second)
+        self._ended.set()
+
+    def was_left(self, *, timeout_s: float) -> bool:
+        """Whether the reader went before the end."""
+        return self._left.wait(timeout_s)
+
+    def stream(
+        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+    ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
+        try:
+            while not self._ended.wait(0.02):
+                yield self._said
+            yield self._said
+        except GeneratorExit:
+            self._left.set()
+            raise
+        return ("stop", "stop")
 
 
 @dataclass(slots=True)
@@ -70,6 +115,8 @@ class Site:
     notice: str | None = None
     root_path: str = ""
     port: int = 0
+    own_prompts: Literal["open", "moderated", "off"] = "off"
+    writer: SlowWriter = field(default_factory=SlowWriter)
     journal: Journal = field(init=False)
     _server: uvicorn.Server | None = None
     _thread: threading.Thread | None = None
@@ -112,12 +159,22 @@ class Site:
     def _build_app(self) -> ASGIApp:
         app = FastAPI()
         voting = Voting(self.journal, votes_per_pair=self.votes_per_pair, side_secret=SECRET)
-        app.include_router(build_vote_routes(voting, VoterCookies(SECRET), self._health))
+        cookies = VoterCookies(SECRET)
+        app.include_router(build_vote_routes(voting, cookies, self._health))
+        own = OwnPrompts(
+            self.journal,
+            self.writer,
+            mode=self.own_prompts,
+            model=lambda: TUNED,
+            sampling=Sampling(),
+            flipped=voting.flipped,
+        )
+        app.include_router(build_prompt_routes(own, voter_of(cookies)))
         app.include_router(build_page_routes())
         install_api_errors(app)
         gr.mount_gradio_app(
             app,
-            build_public_page(self.notice),
+            build_public_page(VotePage(self.notice, self.own_prompts)),
             path="/",
             theme=build_theme(),
             css_paths=[*VOTE_CSS],
