@@ -4,6 +4,7 @@ Owns what lies where under VOTETUNE_HOME, and that secrets are readable by their
 """
 
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -67,6 +68,11 @@ class Home:
         if not file.exists():
             write_private(file, secrets.token_hex(32))
         return bytes.fromhex(file.read_text().strip())
+
+
+def derived_secret(secret: str, name: str) -> bytes:
+    """The secret called `name` that follows from `secret`, on whatever disk: 32 bytes."""
+    return hmac.digest(secret.encode(), name.encode(), "sha256")
 
 
 def write_private(file: Path, text: str) -> None:

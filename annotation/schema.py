@@ -15,6 +15,9 @@ from typing import Literal
 Finish = Literal["stop", "length"]
 """How an answer ended: by its own end of turn, or cut at the token limit of its sampling."""
 
+AnonymousVotes = Literal["count", "store", "refuse"]
+"""What a vote without sign-in is worth; `store` keeps it and does not count it."""
+
 EVAL_PERCENT = 20
 """Share of prompts, by hash, that are kept for evaluation and never exported."""
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from annotation.faults import Fault
+from annotation.schema import AnonymousVotes
 
 
 class SettingsError(Fault):
@@ -75,6 +76,12 @@ def _licence(value: str) -> str:
     return value
 
 
+def _long_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < 32:
+        raise ValueError("too short")
+    return value
+
+
 def _default_host(known: dict[str, object]) -> str:
     # A Space's proxy reaches the app from outside the container.
     return "0.0.0.0" if known["system"] == "spaces" else "127.0.0.1"  # noqa: S104
@@ -103,8 +110,9 @@ class AnnotationSettings(BaseSettings):
         None, description="an address such as http://127.0.0.1:6900"
     )
     argilla_api_key: SecretStr | None = Field(None, description="an owner's API key")
-    anonymous_votes: Literal["count", "store", "refuse"] = Field(
-        "count", description="count, store or refuse"
+    anonymous_votes: AnonymousVotes = Field("count", description="count, store or refuse")
+    cookie_secret: Annotated[SecretStr, AfterValidator(_long_secret)] | None = Field(
+        None, description="a random text of 32 characters or more"
     )
     repeat_share: float = Field(0.0, ge=0, le=0.5, description="a share from 0 to 0.5")
     gold_pairs: Path | None = Field(

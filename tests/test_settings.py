@@ -49,6 +49,7 @@ def test_a_laptop_forgets_nothing() -> None:
         (AnnotationSettings, "VOTES_PER_PAIR", "many"),
         (AnnotationSettings, "ARGILLA_API_URL", "ftp://somewhere"),
         (AnnotationSettings, "ARGILLA_DATASET", "a/b"),
+        (AnnotationSettings, "ANONYMOUS_VOTES", "sometimes"),
         (AlignmentSettings, "BASE_REVISION", "a b"),
         (AlignmentSettings, "HUB_NAMESPACE", "a/b"),
         (AlignmentSettings, "MIN_EXAMPLES", "1"),
@@ -88,3 +89,14 @@ def test_settings_cannot_be_changed_afterwards() -> None:
     settings = load_settings(AnnotationSettings)
     with pytest.raises(ValueError, match="frozen"):
         settings.votes_per_pair = 3  # type: ignore[misc]
+
+
+def test_a_short_cookie_secret_is_refused_and_never_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COOKIE_SECRET", "x7" * 15 + "z")
+    with pytest.raises(SettingsError, match="COOKIE_SECRET=\\(hidden\\).*32 characters") as told:
+        load_settings(AnnotationSettings)
+    assert "x7x7" not in str(told.value)
+    monkeypatch.setenv("COOKIE_SECRET", "x7" * 16)
+    assert "x7x7" not in repr(load_settings(AnnotationSettings))
