@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from annotation import journal_deletion as deletion
 from annotation import journal_pairs as incoming
 from annotation import journal_votes as stored
 from annotation.checks import Checks
@@ -50,9 +51,13 @@ class Journal(JournalReader):
     text or times that cannot be stored.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, path: Path, *, clock: Callable[[], datetime] = utc_now, has_backup: bool = False
+    ) -> None:
+        """`has_backup`: a backup has to follow the deletions, as `finish_deletion` tells."""
         self._writer = GroupCommitWriter(path)
         self._clock = clock
+        self._has_backup = has_backup
         super().__init__(path)
 
     def add_pairs(self, pairs: Sequence[Pair]) -> "Future[None]":
@@ -176,14 +181,15 @@ class Journal(JournalReader):
         """Take over what Argilla holds: unknown pairs, and votes cast or changed there.
 
         Votes are compared by their choice in the record's own order. A vote that Argilla has
-        not got yet, an undo included, is never touched. All or none: give some hundreds at a
-        time, so that no voter waits behind them.
+        not got yet, an undo included, is never touched; what a voter has asked to delete never
+        comes again. All or none: give some hundreds at a time, so that no voter waits behind.
         """
         now = self._clock()
 
         def run(db: sqlite3.Connection) -> None:
-            incoming.mirror_pairs(db, pairs)
-            for vote in votes:
+            wanted_pairs, wanted_votes = deletion.still_wanted(db, pairs, votes)
+            incoming.mirror_pairs(db, wanted_pairs)
+            for vote in wanted_votes:
                 stored.mirror_vote(db, vote, now)
 
         return self._writer.submit(run)
@@ -192,6 +198,26 @@ class Journal(JournalReader):
         """Supersede votes cast in Argilla, by (pair id, voter), no longer submitted there."""
         now = self._clock()
         return self._writer.submit(lambda db: stored.mirror_removed(db, gone, now))
+
+    def delete_voter(self, voter: str) -> "Future[int]":
+        """Delete all of `voter` for good, from the file's bytes too; how many votes.
+
+        `deletions` names the wish until Argilla and the backup have followed.
+        """
+        now = self._clock()
+        return self._writer.submit(
+            lambda db: deletion.delete_voter(db, voter, now, has_backup=self._has_backup),
+            scrub=True,
+        )
+
+    def finish_deletion(self, wish: deletion.Deletion, place: deletion.Place) -> "Future[None]":
+        """`place` has forgotten all that `wish` names."""
+        return self._writer.submit(lambda db: deletion.finish_deletion(db, wish, place), scrub=True)
+
+    def deletions(self, place: deletion.Place) -> list[deletion.Deletion]:
+        """Wishes that `place` has not followed yet; oldest first."""
+        with self._connection() as db:
+            return deletion.pending(db, place)
 
     def set_note(self, key: str, value: str) -> "Future[None]":
         """Keep a small durable fact; replaces the earlier value."""

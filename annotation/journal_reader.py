@@ -12,6 +12,7 @@ from pathlib import Path
 
 from annotation.journal_schema import (
     JournalError,
+    UnknownVote,
     VoteOutcome,
     is_in_argilla,
     open_reader,
@@ -26,9 +27,16 @@ from annotation.schema import Pair, PairKind, Vote
 # SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
 IDS_PER_QUERY = 500
 _IDLE_CONNECTIONS = 8
+_WANTING = f"SELECT count(*) FROM pairs WHERE {IN_PLAY} AND pairs.votes < :wanted"  # noqa: S608
 _UNDELIVERED = (
     "delivered_revision < revision AND counted AND choice <> 'skip' AND source <> 'argilla'"
 )
+
+
+def quarter(moment: datetime) -> str:
+    """The quarter of an hour, UTC, that `moment` lies in; in text order as in time."""
+    text = to_text(moment)
+    return f"{text[:14]}{int(text[14:16]) // 15}"
 
 
 class JournalReader:
@@ -71,14 +79,57 @@ class JournalReader:
         )
         return [vote_from_row(row) for row in rows]
 
-    def receipts(self, voter: str) -> list[VoteOutcome]:
-        """All votes of `voter`, undone ones too, each with its pair; oldest first."""
-        rows = self._rows("SELECT * FROM votes WHERE voter = ? ORDER BY created_at, seq", (voter,))
+    def receipts(
+        self,
+        voter: str,
+        *,
+        limit: int | None = None,
+        before: str | None = None,
+        newest_first: bool = False,
+    ) -> list[VoteOutcome]:
+        """Votes of `voter`, undone ones too, each with its pair; at most `limit`.
+
+        With `before`, only those cast before that vote; UnknownVote where it is not theirs.
+        """
+        cast = self._cast(before, voter) if before is not None else None
+        earlier = " AND (created_at, seq) < (:at, :seq)" if cast else ""
+        order = "created_at DESC, seq DESC" if newest_first else "created_at, seq"
+        rows = self._rows(
+            f"SELECT * FROM votes WHERE voter = :voter{earlier} ORDER BY {order} LIMIT :most",  # noqa: S608
+            {"voter": voter, "most": -1 if limit is None else limit, **(cast or {})},
+        )
         pairs = {pair.id: pair for pair in self.pairs([row["pair_id"] for row in rows])}
         return [
             VoteOutcome(vote_from_row(row), pairs[row["pair_id"]], is_in_argilla(row))
             for row in rows
         ]
+
+    def _cast(self, vote_id: str, voter: str) -> dict[str, object]:
+        rows = self._rows(
+            "SELECT created_at, seq FROM votes WHERE id = ? AND voter = ?", (vote_id, voter)
+        )
+        if not rows:
+            raise UnknownVote(f"You have no vote with the id {vote_id!r}: leave it out.")
+        return {"at": rows[0]["created_at"], "seq": rows[0]["seq"]}
+
+    def live_by_quarter(self, since: datetime, voter: str | None = None) -> dict[str, int]:
+        """Live votes, no skips, of everybody or `voter`, by the quarter of an hour they came in.
+
+        A quarter is written as `quarter` does; all before `since` are under "".
+        """
+        mine = " AND voter = :voter" if voter is not None else ""
+        live = f"FROM votes WHERE superseded_at IS NULL AND choice <> 'skip'{mine} AND created_at"
+        rows = self._rows(
+            f"SELECT '' AS slot, count(*) AS votes {live} < :since UNION ALL"
+            " SELECT substr(created_at, 1, 14) || (substr(created_at, 15, 2) / 15) AS slot,"
+            f" count(*) AS votes {live} >= :since GROUP BY slot",
+            {"since": to_text(since), "voter": voter},
+        )
+        return {row["slot"]: row["votes"] for row in rows}
+
+    def wanted_count(self, votes_per_pair: int) -> int:
+        """Pairs for everybody that have fewer votes than wanted."""
+        return self._number(_WANTING, {"wanted": votes_per_pair})
 
     def vote_count(self) -> int:
         """Votes that count: live, and no skip."""
@@ -105,11 +156,10 @@ class JournalReader:
 
     def ready_count(self, *, votes_per_pair: int, now: datetime) -> int:
         """Pairs that still want votes after the votes and the running leases they have."""
-        wanting = f"SELECT count(*) FROM pairs WHERE {IN_PLAY} AND pairs.votes < :wanted"  # noqa: S608
         held = f"pairs.leased_until > :now AND pairs.votes + {LEASES} < :wanted"
         # Apart, so that those that nobody holds are counted from the index alone.
         return self._number(
-            f"SELECT ({wanting} AND pairs.leased_until <= :now) + ({wanting} AND {held})",
+            f"SELECT ({_WANTING} AND pairs.leased_until <= :now) + ({_WANTING} AND {held})",
             {"wanted": votes_per_pair, "now": to_text(now)},
         )
 

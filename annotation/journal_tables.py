@@ -85,6 +85,8 @@ CREATE INDEX pairs_to_back_up ON pairs (seq) WHERE backed_up = 0;
 ALTER TABLE votes ADD COLUMN issued_at TEXT;
 ALTER TABLE votes ADD COLUMN set_aside TEXT;
 ALTER TABLE votes ADD COLUMN backup_revision INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX votes_by_time ON votes (created_at)
+    WHERE superseded_at IS NULL AND choice <> 'skip';
 CREATE INDEX votes_to_back_up ON votes (seq) WHERE backup_revision < revision;
 
 CREATE TABLE voters (

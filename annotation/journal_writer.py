@@ -9,15 +9,21 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from annotation.journal_schema import JournalError, open_writer, translate
+from annotation.journal_schema import BUSY_TIMEOUT_S, JournalError, open_writer, translate
 
 MAX_BATCH = 256
+SCRUB_EVERY_S = 30.0
+SCRUB_AGAIN_S = 1.0
+SCRUB_NOTE = "journal.scrub"
+"""The journal's note that deleted bytes may still be in the file: a crash must not forget it."""
+_SCRUB_WAIT_MS = 50
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -25,6 +31,7 @@ _Result = TypeVar("_Result")
 @dataclass(frozen=True, slots=True)
 class _Work:
     run: Callable[[sqlite3.Connection], Any]
+    scrub: bool = False
     future: "Future[Any]" = field(default_factory=Future)
 
 
@@ -46,12 +53,23 @@ class GroupCommitWriter:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
+        noted = "SELECT 1 FROM notes WHERE key = ?"
+        due = self._connection.execute(noted, (SCRUB_NOTE,)).fetchone()
+        self._scrub_at = time.monotonic() if due else None
+        self._scrubbed_at = float("-inf")
+        self._is_rewritten = False
         self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Callable[[sqlite3.Connection], _Result]) -> "Future[_Result]":
-        """Queue an operation; it may run twice, the first time rolled back without a trace."""
-        work = _Work(run)
+    def submit(
+        self, run: Callable[[sqlite3.Connection], _Result], *, scrub: bool = False
+    ) -> "Future[_Result]":
+        """Queue an operation; it may run twice, the first time rolled back without a trace.
+
+        With `scrub`, what it deletes leaves the bytes of file and WAL soon after its commit, at
+        once or within half a minute of the time before.
+        """
+        work = _Work(run, scrub)
         with self._gate:
             if self._closed:
                 work.future.set_exception(JournalError(f"The journal {self._path} is closed."))
@@ -70,19 +88,56 @@ class GroupCommitWriter:
     def _loop(self) -> None:
         running = True
         while running:
-            works = [self._queue.get()]
-            while works[-1] is not None and len(works) < MAX_BATCH and not self._queue.empty():
-                works.append(self._queue.get())
-            running = works[-1] is not None
+            works = self._take()
+            running = None not in works
             batch = [w for w in works if w and w.future.set_running_or_notify_cancel()]
             if batch:
                 self._commit(batch)
+            if self._scrub_at is not None and time.monotonic() >= self._scrub_at:
+                self._scrub()
         try:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
             # The WAL keeps everything; the next start folds it in.
             _log.warning("%s", translate(error, self._path))
         self._connection.close()
+
+    def _take(self) -> list[_Work | None]:
+        """All that waits, up to a batch; nothing where a scrub is due first."""
+        wait_s = None
+        if self._scrub_at is not None:
+            wait_s = max(0.0, self._scrub_at - time.monotonic())
+        try:
+            works = [self._queue.get(timeout=wait_s)]
+        except queue.Empty:
+            return []
+        while works[-1] is not None and len(works) < MAX_BATCH and not self._queue.empty():
+            works.append(self._queue.get())
+        return works
+
+    def _scrub(self) -> None:
+        """Rewrite the file without what was deleted, then fold the WAL in and empty it.
+
+        secure_delete alone leaves the copies that page splits had made before.
+        """
+        db = self._connection
+        try:
+            if not self._is_rewritten:
+                db.execute("VACUUM")
+                self._is_rewritten = True
+            # Briefly, and again later: while this waits for a reader, voters wait for it.
+            db.execute(f"PRAGMA busy_timeout = {_SCRUB_WAIT_MS}")
+            in_the_way = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+            if in_the_way:
+                self._scrub_at = time.monotonic() + SCRUB_AGAIN_S
+                return
+            db.execute("DELETE FROM notes WHERE key = ?", (SCRUB_NOTE,))
+        except sqlite3.Error as error:
+            self._scrub_at = time.monotonic() + SCRUB_EVERY_S
+            _log.warning("Deleted bytes stay for now: %s", translate(error, self._path))
+        else:
+            self._scrub_at, self._scrubbed_at = None, time.monotonic()
 
     def _commit(self, batch: Sequence[_Work]) -> None:
         try:
@@ -96,6 +151,9 @@ class GroupCommitWriter:
             _log.warning("A write to the journal failed: %s", error)
             wrapped = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
             answers = [_Answer(error=wrapped)] * len(batch)
+        if any(work.scrub for work in batch):
+            self._scrub_at = max(time.monotonic(), self._scrubbed_at + SCRUB_EVERY_S)
+            self._is_rewritten = False
         for work, answer in zip(batch, answers, strict=True):
             if answer.error is not None:
                 work.future.set_exception(answer.error)
@@ -112,6 +170,10 @@ class GroupCommitWriter:
         self._connection.execute("SAVEPOINT operation")
         try:
             answer = _Answer(work.run(self._connection))
+            if work.scrub:
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO notes (key, value) VALUES (?, '')", (SCRUB_NOTE,)
+                )
         except sqlite3.OperationalError:
             # Disk full, I/O error: SQLite may have rolled the whole transaction back already.
             raise
