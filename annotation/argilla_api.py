@@ -14,6 +14,7 @@ from annotation.faults import Fault
 
 TIMEOUT_S = 60.0
 IDS_PER_SEARCH = 250
+RECORDS_PER_DELETE = 100
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -112,6 +113,26 @@ class ArgillaApi:
             body = {"filters": {"and": [terms]}}
             found += self._search(dataset_id, body, IDS_PER_SEARCH, 0, responses=responses)
         return found
+
+    def delete_response(self, response_id: str) -> None:
+        """Its record waits for votes again. One that is gone is no error, here and below."""
+        self._delete(f"/api/v1/responses/{response_id}")
+
+    def delete_records(self, dataset_id: str, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), RECORDS_PER_DELETE):
+            some = ",".join(ids[start : start + RECORDS_PER_DELETE])
+            self._delete(f"/api/v1/datasets/{dataset_id}/records?ids={some}")
+
+    def delete_user(self, user_id: str) -> None:
+        """With all their responses, in whatever dataset."""
+        self._delete(f"/api/v1/users/{user_id}")
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._call("DELETE", path)
+        except ArgillaRefused as error:
+            if error.status != 404:
+                raise
 
     def _search(
         self, dataset_id: str, body: Json, limit: int, offset: int, *, responses: bool = True

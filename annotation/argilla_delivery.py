@@ -21,6 +21,7 @@ from annotation.argilla_records import (
     voter_user_id,
 )
 from annotation.journal import Journal
+from annotation.journal_deletion import ARGILLA_NOTE
 from annotation.schema import Pair, Vote, VoteSource
 
 BATCH = 200
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 def dataset_note() -> str:
     """The journal's note of the dataset that its votes were delivered to."""
-    return "argilla:dataset"
+    return ARGILLA_NOTE
 
 
 class Delivery:
@@ -46,6 +47,11 @@ class Delivery:
         self._users = api.user_ids()
         # By id: when Argilla refused it. Left out for a while, so that the others get through.
         self._refused: dict[str, float] = {}
+
+    def forget_users(self, voters: Sequence[str]) -> None:
+        """These have no user any more."""
+        for voter in voters:
+            self._users.pop(voter, None)
 
     def refused_count(self) -> int:
         """Pairs and votes set aside just now."""
@@ -92,6 +98,8 @@ class Delivery:
     def _send_votes(self, votes: Sequence[Vote]) -> int:
         ids = list(dict.fromkeys(vote.pair_id for vote in votes))
         pairs = {pair.id: pair for pair in self._journal.pairs(ids)}
+        # A pair may have been deleted, with its votes, since these were read.
+        votes = [vote for vote in votes if vote.pair_id in pairs]
         found = self._api.records_by_external_id(self._dataset_id, ids, responses=False)
         receipts = {record["external_id"]: receipts_of(record) for record in found}
 

@@ -65,7 +65,7 @@ def to_metadata(pair: Pair, receipts: Mapping[str, Json]) -> Json:
     metadata: Json = {
         "split": pair.prompt.split.value,
         "models": list(dict.fromkeys(c.model.label for c in pair.completions)),
-        "source": sorted({str(receipt["source"]) for receipt in receipts.values()}),
+        "source": _sources(receipts),
         # Drawn in one batch as a rule; where not, these are the first completion's.
         "temperature": float(first.sampling.temperature),
         "top_p": float(first.sampling.top_p),
@@ -112,6 +112,12 @@ def receipts_of(record: Json) -> dict[str, Json]:
         return {voter: dict(receipt) for voter, receipt in receipts.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def without_receipt(metadata: Json, voter: str) -> Json:
+    """A record's metadata, all as it is but the receipt of `voter`."""
+    receipts = {v: r for v, r in receipts_of({"metadata": metadata}).items() if v != voter}
+    return metadata | {"votes": _dumps(receipts), "source": _sources(receipts)}
 
 
 def to_receipt(vote: Vote) -> Json:
@@ -199,6 +205,10 @@ def _vote_from_receipt(
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _sources(receipts: Mapping[str, Json]) -> list[str]:
+    return sorted({str(receipt["source"]) for receipt in receipts.values()})
 
 
 def _reasons(values: Iterable[str]) -> tuple[Reason, ...]:

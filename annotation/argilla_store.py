@@ -20,6 +20,7 @@ from annotation.argilla_api import (
     ArgillaRefused,
     ArgillaUnavailable,
 )
+from annotation.argilla_deletion import ArgillaDeletion
 from annotation.argilla_delivery import Delivery
 from annotation.argilla_readback import Readback
 from annotation.faults import Fault
@@ -77,14 +78,16 @@ class ArgillaStore:
         self._api = ArgillaApi(connection.api_url, connection.api_key)
         self._delivery: Delivery | None = None
         self._readback: Readback | None = None
+        self._deletion: ArgillaDeletion | None = None
 
     def close(self) -> None:
         """End the connection, also under a call that another thread is waiting in."""
         self._api.close()
 
     def refused_count(self) -> int:
-        """Pairs and votes that Argilla refused and that are set aside for a while."""
-        return self._delivery.refused_count() if self._delivery else 0
+        """Pairs, votes and deletions that Argilla refused and that wait for a while."""
+        parts = (self._delivery, self._deletion)
+        return sum(part.refused_count() for part in parts if part)
 
     def ensure_dataset(self) -> None:
         """Make workspace and dataset where they are missing, check them where they are not."""
@@ -95,12 +98,18 @@ class ArgillaStore:
             self._api.set_min_submitted(dataset_id, self._votes_per_pair)
         self._delivery = Delivery(self._api, self._journal, dataset_id)
         self._readback = Readback(self._api, self._journal, dataset_id)
+        self._deletion = ArgillaDeletion(self._api, self._journal, dataset_id)
 
     def deliver(self) -> int:
-        """Send what Argilla has not got: pairs, then votes. How many of both went."""
-        if self._delivery is None:
+        """Delete whom the journal forgot, then send what Argilla has not got: pairs, then votes.
+
+        How many pairs and votes went.
+        """
+        if self._delivery is None or self._deletion is None:
             self.ensure_dataset()
             return self.deliver()
+        if forgotten := self._deletion.run(self._stopping):
+            self._delivery.forget_users(forgotten)
         return self._delivery.run(self._stopping)
 
     def pull(self, *, thorough: bool = False) -> int:

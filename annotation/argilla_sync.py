@@ -133,4 +133,4 @@ class ArgillaSync:
 def _about_refused(count: int) -> str | None:
     if not count:
         return None
-    return f"Argilla refused {count} pairs or votes, which are tried again: see the log."
+    return f"Argilla refused {count} pairs, votes or deletions, tried again later: see the log."

@@ -95,7 +95,7 @@ def test_a_short_cookie_secret_is_refused_and_never_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COOKIE_SECRET", "x7" * 15 + "z")
-    with pytest.raises(SettingsError, match="COOKIE_SECRET=\\(hidden\\).*32 characters") as told:
+    with pytest.raises(SettingsError, match=r"COOKIE_SECRET=\(hidden\).*32 characters") as told:
         load_settings(AnnotationSettings)
     assert "x7x7" not in str(told.value)
     monkeypatch.setenv("COOKIE_SECRET", "x7" * 16)

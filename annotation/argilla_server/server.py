@@ -139,6 +139,8 @@ def _migrate() -> None:
     def use_wal(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
+        # A voter's deletion overwrites here as it does in the journal.
+        cursor.execute("PRAGMA secure_delete = ON")
         cursor.close()
 
     event.listen(Engine, "connect", use_wal)
