@@ -44,8 +44,23 @@ FIELDS = {
     "comment": "text of at most 2000 characters, none of them NUL",
     "text": "a prompt of 1 to 2000 characters",
     "id": "the id of a vote from GET /api/me/votes",
+    "since": "an ISO time with its zone, of the last 48 hours, such as 2026-03-01T00:00:00Z",
+    "limit": "a whole number from 1 to 1000",
+    "before": "the id of one of your own votes",
+    "order": '"oldest" or "newest"',
 }
 """What would do, by field: the words of a refusal and of the OpenAPI document."""
+_SAYS = {
+    401: "Votes without sign-in are refused here; `sign_in` is where to, if anywhere",
+    403: "Another voter's pair or vote",
+    404: "No such pair or vote",
+    409: "Already decided otherwise",
+    413: "A body of more than 64 KiB",
+    422: "A malformed body or query",
+    429: "More than 5 votes a second after 20 at once, or 10 pairs after 40; see Retry-After",
+    503: "No pair is ready; see Retry-After",
+    507: "The server's disk is full; nothing was saved",
+}
 _log = logging.getLogger(__name__)
 
 
@@ -55,19 +70,42 @@ class ErrorOut(BaseModel):
     detail: str
 
 
-class Refused(Exception):
-    """A route's own refusal."""
+class SignInOut(ErrorOut):
+    """A refusal that signing in would lift; `sign_in` only where that is possible."""
 
-    def __init__(self, status: int, detail: str, *, retry_after_s: float | None = None) -> None:
+    sign_in: str | None = None
+
+
+def error_answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How a route documents its refusals."""
+    return {
+        status: {"model": SignInOut if status == 401 else ErrorOut, "description": _SAYS[status]}
+        for status in statuses
+    }
+
+
+class Refused(Exception):
+    """A route's own refusal. `sign_in` is where signing in would lift it."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        sign_in: str | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.sign_in = sign_in
 
     def response(self) -> Response:
         wait = self.retry_after_s
         headers = None if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
-        return JSONResponse({"detail": self.detail}, self.status, headers)
+        said = {"detail": self.detail} | ({"sign_in": self.sign_in} if self.sign_in else {})
+        return JSONResponse(said, self.status, headers)
 
 
 class OneLineRoute(APIRoute):

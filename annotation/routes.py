@@ -6,18 +6,17 @@ pairs and votes: that is `Voting`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from starlette.requests import Request
 
-from annotation.api_errors import FIELDS, ErrorOut, OneLineRoute, Refused
-from annotation.gold import GOLD_MODEL
-from annotation.schema import Choice, ModelRef, Reason
-from annotation.voters import Caller, TokenBuckets, VoterCookies, came_over_https
-from annotation.voting import IssuedPair, Receipt, Voting
+from annotation.api_errors import FIELDS, OneLineRoute, Refused, error_answers
+from annotation.callers import Callers
+from annotation.me_routes import ModelsOut, ReceiptOut, add_me_routes, models_out, receipt_out
+from annotation.schema import Choice, Reason
+from annotation.voters import Caller, TokenBuckets, VoterCookies
+from annotation.voting import IssuedPair, Voting
 
 MAX_COMMENT_CHARACTERS = 2000
 RETRY_WHEN_DRY_S = 2
@@ -92,13 +91,6 @@ class PairOut(BaseModel):
     b: str
 
 
-class ModelsOut(BaseModel):
-    """The models behind the sides that this voter saw."""
-
-    a: str
-    b: str
-
-
 class VoteOut(BaseModel):
     """A vote that is on disk. `models` is null for a skip."""
 
@@ -107,22 +99,6 @@ class VoteOut(BaseModel):
     counted: bool
     why: str | None = Field(description="why it does not count, or null")
     models: ModelsOut | None
-
-
-class ReceiptOut(BaseModel):
-    """All that is stored of one vote."""
-
-    id: str
-    pair: str
-    choice: Choice
-    counted: bool
-    why: str | None
-    created_at: datetime
-    undone_at: datetime | None
-    models: ModelsOut | None
-    reasons: list[Reason]
-    comment: str
-    in_argilla: bool
 
 
 class HealthOut(BaseModel):
@@ -134,36 +110,6 @@ class HealthOut(BaseModel):
 
 
 _VoteId = Annotated[str, Path(alias="id", min_length=1, max_length=100, description=FIELDS["id"])]
-_SAYS = {
-    403: "Another voter's pair or vote",
-    404: "No such pair or vote",
-    409: "Already decided otherwise",
-    413: "A body of more than 64 KiB",
-    422: "A malformed body",
-    429: "More than 5 votes a second after a burst of 20; see Retry-After",
-    503: "No pair is ready; see Retry-After",
-    507: "The server's disk is full; nothing was saved",
-}
-
-
-def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ErrorOut, "description": _SAYS[status]} for status in statuses}
-
-
-def voter_of(cookies: VoterCookies) -> Callable[[Request], str]:
-    """Who sent a request, as a dependency; a new voter's answer sets the cookie."""
-
-    def voter(request: Request) -> str:
-        caller: Caller = cookies.caller(request)
-        if caller.is_new:
-            secure = came_over_https(request)
-            # Set by OneLineRoute on whatever is answered, so that a 503 names the voter too.
-            request.state.finish = lambda answer: cookies.attach(
-                answer, caller.voter, secure=secure
-            )
-        return caller.voter
-
-    return voter
 
 
 def build_vote_routes(
@@ -171,9 +117,11 @@ def build_vote_routes(
 ) -> APIRouter:
     """Everything under /api. `health` is called in a thread, so it may read the journal."""
     router = APIRouter(prefix="/api", tags=["votes"], route_class=OneLineRoute)
-    buckets = TokenBuckets()
-
-    Voter = Annotated[str, Depends(voter_of(cookies))]  # noqa: N806 - a type
+    votes_per_voter = TokenBuckets()
+    pairs_per_voter = TokenBuckets(rate_per_s=10.0, burst=40)
+    callers = Callers(cookies, voting)
+    Voter = Annotated[str, Depends(callers.voter)]  # noqa: N806 - a type
+    Elector = Annotated[Caller, Depends(callers.elector)]  # noqa: N806
 
     @router.get("/health", summary="State", tags=["state"])
     def get_health() -> HealthOut:
@@ -187,11 +135,15 @@ def build_vote_routes(
         )
 
     @router.post(
-        "/pairs", status_code=201, summary="The next pair", responses=_errors(413, 503, 507)
+        "/pairs",
+        status_code=201,
+        summary="The next pair",
+        responses=error_answers(401, 413, 429, 503, 507),
     )
-    async def post_pair(voter: Voter) -> PairOut:
+    async def post_pair(caller: Elector) -> PairOut:
         """At most 4 are open at once, leased for 30 minutes; past that an open one comes again."""
-        issued = await voting.next_pair(voter)
+        slow_down(pairs_per_voter, caller, "pairs")
+        issued = await voting.next_pair(caller.voter)
         if issued is None:
             raise Refused(
                 503,
@@ -206,81 +158,56 @@ def build_vote_routes(
         summary="Vote",
         responses={
             200: {"model": VoteOut, "description": "A replay: stored before, nothing changed"},
-            **_errors(403, 404, 409, 413, 422, 429, 507),
+            **error_answers(401, 403, 404, 409, 413, 422, 429, 507),
         },
     )
-    async def post_vote(voter: Voter, body: VoteIn, response: Response) -> VoteOut:
+    async def post_vote(caller: Elector, body: VoteIn, response: Response) -> VoteOut:
         """Answered after the vote is on disk; only then are the models told."""
-        wait_s = buckets.take(voter)
-        if wait_s:
-            raise Refused(
-                429, "Too many votes at once: wait a second, then go on.", retry_after_s=wait_s
-            )
+        slow_down(votes_per_voter, caller, "votes")
         receipt = await voting.vote(
-            voter,
+            caller.voter,
             body.pair,
             body.choice,
             reasons=tuple(body.reasons or ()),
             comment=body.comment or "",
+            signed_in=caller.signed_in,
         )
         if receipt.replayed:
             response.status_code = 200
         return VoteOut(
-            id=receipt.id, counted=receipt.counted, why=receipt.why, models=_models_out(receipt)
+            id=receipt.id, counted=receipt.counted, why=receipt.why, models=models_out(receipt)
         )
 
     @router.patch(
         "/votes/{id}",
         summary="Say why",
-        responses=_errors(403, 404, 409, 413, 422, 507),
+        responses=error_answers(403, 404, 409, 413, 422, 507),
     )
     async def patch_vote(voter: Voter, vote_id: _VoteId, body: WordsIn) -> ReceiptOut:
         """Reasons and comment, after the vote."""
         reasons = None if body.reasons is None else tuple(body.reasons)
-        return _receipt_out(
+        return receipt_out(
             await voting.amend(voter, vote_id, reasons=reasons, comment=body.comment)
         )
 
-    @router.delete("/votes/{id}", summary="Undo", responses=_errors(403, 404, 409, 422, 507))
+    @router.delete("/votes/{id}", summary="Undo", responses=error_answers(403, 404, 409, 422, 507))
     async def delete_vote(voter: Voter, vote_id: _VoteId) -> ReceiptOut:
         """The vote stays in the journal, superseded. A revealed pair can't be voted on again."""
-        return _receipt_out(await voting.undo(voter, vote_id))
+        return receipt_out(await voting.undo(voter, vote_id))
 
-    @router.get("/me/votes", summary="My votes, oldest first")
-    async def get_receipts(voter: Voter) -> list[ReceiptOut]:
-        return [_receipt_out(receipt) for receipt in await voting.receipts(voter)]
-
+    add_me_routes(router, voting, callers)
     return router
+
+
+def slow_down(buckets: TokenBuckets, caller: Caller, what: str) -> None:
+    """Take one token of the caller's, or refuse with 429."""
+    wait_s = buckets.take(caller.voter)
+    if wait_s:
+        raise Refused(
+            429, f"Too many {what} at once: wait a second, then go on.", retry_after_s=wait_s
+        )
 
 
 def pair_out(issued: IssuedPair) -> PairOut:
     prompt = [MessageOut(role=m.role, content=m.content) for m in issued.prompt.messages]
     return PairOut(id=issued.id, prompt=prompt, a=issued.a, b=issued.b)
-
-
-def _models_out(receipt: Receipt) -> ModelsOut | None:
-    if receipt.models is None:
-        return None
-    a, b = receipt.models
-    return ModelsOut(a=_spoken(a), b=_spoken(b))
-
-
-def _spoken(model: ModelRef) -> str:
-    # A gold pair's answers are nobody's: its owner wrote or chose them beforehand.
-    return "a prepared answer" if model.base == GOLD_MODEL else model.label
-
-
-def _receipt_out(receipt: Receipt) -> ReceiptOut:
-    return ReceiptOut(
-        id=receipt.id,
-        pair=receipt.pair_id,
-        choice=receipt.choice,
-        counted=receipt.counted,
-        why=receipt.why,
-        created_at=receipt.created_at,
-        undone_at=receipt.undone_at,
-        models=_models_out(receipt),
-        reasons=list(receipt.reasons),
-        comment=receipt.comment,
-        in_argilla=receipt.in_argilla,
-    )

@@ -1,7 +1,7 @@
 """Who a voter is, and how fast one may vote.
 
-A voter is the bearer of a signed cookie that this server made; nothing in a body says who
-votes. Knows no pair and no vote.
+A voter is the account of a live session, else the bearer of a signed cookie that this server made;
+nothing in a body or another header says who votes. Knows no pair and no vote.
 """
 
 import re
@@ -16,10 +16,13 @@ from itsdangerous import BadSignature, Signer
 from starlette.requests import Request
 from starlette.responses import Response
 
+from annotation.sessions import Sessions
+
 COOKIE_NAME = "votetune_voter"
 # Browsers cap a cookie's life at 400 days.
 _COOKIE_AGE_S = 400 * 24 * 3600
 _VOTER = re.compile(r"[a-z0-9-]{1,64}")
+_HUB = "hub-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +31,37 @@ class Caller:
 
     voter: str
     is_new: bool
+    signed_in: bool = False
 
 
 class VoterCookies:
-    """Reads and sets the cookie `votetune_voter`: the voter's id and its signature."""
+    """Reads and sets the cookie `votetune_voter`: the voter's id and its signature.
 
-    def __init__(self, secret: bytes) -> None:
+    Where people may sign in, their `sessions` come first.
+    """
+
+    def __init__(self, secret: bytes, sessions: Sessions | None = None) -> None:
         if not secret:
             raise ValueError("The cookie secret is empty: every cookie could be forged.")
+        self._sessions = sessions
         self._signer = Signer(secret, salt=COOKIE_NAME, digest_method=sha256)
 
     def caller(self, request: Request) -> Caller:
-        """The cookie's voter, or a new one where there is no cookie or not one of ours."""
+        """The signed-in voter, else the cookie's, else a new one."""
+        if self._sessions and (account := self._sessions.find(request)):
+            return Caller(account.voter, is_new=False, signed_in=True)
         cookie = request.cookies.get(COOKIE_NAME)
         voter = None if cookie is None else self.read(cookie)
-        return Caller(voter or f"anon-{secrets.token_hex(8)}", is_new=voter is None)
+        return Caller(voter, is_new=False) if voter else self.new_caller()
+
+    @property
+    def has_sign_in(self) -> bool:
+        """Whether there is a way to sign in."""
+        return self._sessions is not None
+
+    def new_caller(self) -> Caller:
+        """Somebody who was never here."""
+        return Caller(f"anon-{secrets.token_hex(8)}", is_new=True)
 
     def read(self, cookie: str) -> str | None:
         """The voter of a cookie's value, or None where this server did not sign it."""
@@ -50,7 +69,8 @@ class VoterCookies:
             voter = self._signer.unsign(cookie).decode()
         except (BadSignature, UnicodeError):
             return None
-        return voter if _VOTER.fullmatch(voter) else None
+        # A cookie outlives a sign-in, so it never stands for one.
+        return voter if _VOTER.fullmatch(voter) and not voter.startswith(_HUB) else None
 
     def value(self, voter: str) -> str:
         """The signed cookie of `voter`."""

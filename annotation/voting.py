@@ -12,10 +12,12 @@ from datetime import datetime, timedelta
 
 from annotation.checks import Checks, is_flipped
 from annotation.journal import Journal, VoteOutcome
+from annotation.journal_deletion import was_published
+from annotation.progress import Progress, ProgressBoard
 from annotation.schema import (
+    AnonymousVotes,
     Choice,
     ModelRef,
-    Pair,
     Prompt,
     Reason,
     Vote,
@@ -27,6 +29,8 @@ LEASE = timedelta(minutes=30)
 MAX_OPEN_PAIRS = 4
 SKIPPED = "skipped"
 UNDONE = "undone"
+STORED_ONLY = "votes without sign-in are kept but not counted"
+EXCERPT_CHARACTERS = 300
 _OTHER_SIDE = {Choice.A: Choice.B, Choice.B: Choice.A}
 
 
@@ -45,7 +49,8 @@ class Receipt:
     """A stored vote, in the sides of its voter's page.
 
     `models` are those of sides a and b, None for a skip. `why` says why it does not count.
-    `replayed`: the same vote was stored before.
+    `replayed`: the same vote was stored before. `prompt`, `a` and `b` are the beginnings of the
+    last user turn and of the answers.
     """
 
     id: str
@@ -60,6 +65,17 @@ class Receipt:
     comment: str
     in_argilla: bool
     replayed: bool
+    prompt: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What a voter's wish to be forgotten did; `published`: copies may be out of reach."""
+
+    votes: int
+    published: bool
 
 
 class Voting:
@@ -78,8 +94,10 @@ class Voting:
         repeat_share: float = 0.0,
         gold_share: float = 0.0,
         compare_share: Callable[[], float] = lambda: 0.0,
+        anonymous: AnonymousVotes = "count",
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        """`anonymous`: what votes without sign-in are worth; those of scripted voters count."""
         if not side_secret:
             raise ValueError("The side secret is empty: the sides could be guessed.")
         self._journal = journal
@@ -88,7 +106,13 @@ class Voting:
         self._source = source
         self._checks = Checks(side_secret, repeat_share, gold_share)
         self._compare_share = compare_share
+        self._anonymous = "count" if source is VoteSource.SYNTHETIC else anonymous
         self._clock = clock
+        self._board = ProgressBoard(journal, votes_per_pair=votes_per_pair, clock=clock)
+
+    def takes(self, *, signed_in: bool) -> bool:
+        """Whether such a voter may vote at all."""
+        return signed_in or self._anonymous != "refuse"
 
     async def next_pair(self, voter: str) -> IssuedPair | None:
         """A pair for `voter`, leased for 30 minutes; None while there is none to give.
@@ -118,12 +142,13 @@ class Voting:
         *,
         reasons: tuple[Reason, ...] = (),
         comment: str = "",
+        signed_in: bool = False,
     ) -> Receipt:
         """Store a vote on a pair that was issued to `voter`, also after its lease ran out.
 
         The same choice again is a replay of the first, another one a VoteConflict.
         """
-        skipped = choice is Choice.SKIP
+        why = self._why_not(choice, signed_in=signed_in)
         vote = Vote(
             id=uuid.uuid4().hex,
             pair_id=pair_id,
@@ -134,8 +159,8 @@ class Voting:
             reasons=reasons,
             comment=comment,
             source=self._source,
-            counted=not skipped,
-            why=SKIPPED if skipped else None,
+            counted=why is None,
+            why=why,
         )
         return self._receipt(
             await asyncio.wrap_future(self._journal.add_vote(vote, issued_only=True))
@@ -158,10 +183,28 @@ class Voting:
         future = self._journal.undo_vote(vote_id, voter=voter)
         return self._receipt(await asyncio.wrap_future(future))
 
-    async def receipts(self, voter: str) -> list[Receipt]:
-        """All votes of `voter`, undone ones too, oldest first."""
-        outcomes = await asyncio.to_thread(self._journal.receipts, voter)
+    async def receipts(
+        self,
+        voter: str,
+        *,
+        limit: int | None = None,
+        before: str | None = None,
+        newest_first: bool = False,
+    ) -> list[Receipt]:
+        """Votes of `voter`, undone ones too: as `JournalReader.receipts` chooses and orders."""
+        outcomes = await asyncio.to_thread(
+            self._journal.receipts, voter, limit=limit, before=before, newest_first=newest_first
+        )
         return [self._receipt(outcome) for outcome in outcomes]
+
+    async def progress(self, voter: str, since: datetime | None) -> Progress:
+        """How far the voting is; ValueError where `since` is no midnight of the last 48 hours."""
+        return await asyncio.to_thread(self._board.progress, voter, since)
+
+    async def forget(self, voter: str) -> Forgotten:
+        """Delete all that is stored of `voter`; copies elsewhere follow by themselves."""
+        votes = await asyncio.wrap_future(self._journal.delete_voter(voter))
+        return Forgotten(votes, await asyncio.to_thread(was_published, self._journal))
 
     def flipped(self, pair_id: str, voter: str) -> bool:
         """Whether this voter's side a is the pair's second completion; fair, and fixed by key."""
@@ -170,22 +213,30 @@ class Voting:
     def _receipt(self, outcome: VoteOutcome) -> Receipt:
         vote = outcome.vote
         flipped = self._page_side(vote)
-        undone = vote.superseded_at is not None
         choice = vote.record_choice
+        a, b = outcome.pair.shown(flipped)
         return Receipt(
             id=vote.id,
             pair_id=vote.pair_id,
             choice=_OTHER_SIDE.get(choice, choice) if flipped else choice,
             counted=vote.counts,
-            why=UNDONE if undone else vote.why or vote.set_aside,
+            why=_why(vote),
             created_at=vote.created_at,
             undone_at=vote.superseded_at,
-            models=None if vote.choice is Choice.SKIP else _models(outcome.pair, flipped),
+            models=None if vote.choice is Choice.SKIP else (a.model, b.model),
             reasons=vote.reasons,
             comment=vote.comment,
             in_argilla=outcome.in_argilla,
             replayed=outcome.replayed,
+            prompt=outcome.pair.prompt.messages[-1].content[:EXCERPT_CHARACTERS],
+            a=a.text[:EXCERPT_CHARACTERS],
+            b=b.text[:EXCERPT_CHARACTERS],
         )
+
+    def _why_not(self, choice: Choice, *, signed_in: bool) -> str | None:
+        if choice is Choice.SKIP:
+            return SKIPPED
+        return STORED_ONLY if self._anonymous == "store" and not signed_in else None
 
     def _page_side(self, vote: Vote) -> bool:
         # Argilla shows the record's own order, and a receipt speaks of the page's sides.
@@ -194,6 +245,10 @@ class Voting:
         return vote.flipped
 
 
-def _models(pair: Pair, flipped: bool) -> tuple[ModelRef, ModelRef]:
-    a, b = pair.shown(flipped)
-    return a.model, b.model
+def _why(vote: Vote) -> str | None:
+    """Why it does not count, in plain words."""
+    if vote.superseded_at is not None:
+        return UNDONE
+    if vote.why is None and vote.set_aside is not None:
+        return f"set aside: {vote.set_aside}"
+    return vote.why

@@ -17,12 +17,13 @@ from fastapi import FastAPI
 
 from annotation.api_errors import install_api_errors
 from annotation.argilla_records import pair_from_record, to_record
+from annotation.callers import Callers
 from annotation.export import prepare_export
 from annotation.faults import Unaskable
 from annotation.journal import Journal, UnknownPair
 from annotation.own_prompts import MAX_WAITING, Mode, OwnPrompts
 from annotation.prompt_routes import build_prompt_routes
-from annotation.routes import Health, build_vote_routes, voter_of
+from annotation.routes import Health, build_vote_routes
 from annotation.schema import (
     Choice,
     Finish,
@@ -102,7 +103,7 @@ def serve(journal: Journal, script: Script) -> Iterator[Serve]:
         cookies, health = VoterCookies(b"cookie"), Health("ok", 0, "ready", 0, "starter")
         app = FastAPI()
         app.include_router(build_vote_routes(voting, cookies, lambda: health))
-        app.include_router(build_prompt_routes(own, voter_of(cookies)))
+        app.include_router(build_prompt_routes(own, Callers(cookies, voting).elected))
         install_api_errors(app)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", http="h11", loop="asyncio"))

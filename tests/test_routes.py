@@ -204,7 +204,8 @@ def test_an_undone_skip_may_be_voted_on(client: TestClient) -> None:
 
 
 def test_receipts_are_the_voters_own(client: TestClient, journal: Journal) -> None:
-    pair = given(client)
+    shown = client.post("/api/pairs").json()
+    pair = shown["id"]
     sent = {"pair": pair, "choice": "a", "reasons": ["safe"], "comment": "x"}
     made = client.post("/api/votes", json=sent).json()
     (receipt,) = client.get("/api/me/votes").json()
@@ -217,6 +218,9 @@ def test_receipts_are_the_voters_own(client: TestClient, journal: Journal) -> No
         "undone_at": None,
         "models": made["models"],
         "in_argilla": False,
+        "prompt": f"What is {pair}?",
+        "a": shown["a"],
+        "b": shown["b"],
     }
     journal.mark_votes_delivered(journal.undelivered_votes(9)).result()
     assert client.get("/api/me/votes").json()[0]["in_argilla"] is True
@@ -372,13 +376,15 @@ def test_openapi_documents_every_route_and_answer(client: TestClient) -> None:
     }
     assert answers == {
         ("get", "/api/health"): {"200"},
-        ("post", "/api/pairs"): {"201", "413", "503", "507"},
+        ("post", "/api/pairs"): {"201", "401", "413", "429", "503", "507"},
         ("post", "/api/votes"): {
-            *("200", "201", "403", "404", "409", "413", "422", "429", "507"),
+            *("200", "201", "401", "403", "404", "409", "413", "422", "429", "507"),
         },
         ("patch", "/api/votes/{id}"): {"200", "403", "404", "409", "413", "422", "507"},
         ("delete", "/api/votes/{id}"): {"200", "403", "404", "409", "422", "507"},
-        ("get", "/api/me/votes"): {"200"},
+        ("get", "/api/me/votes"): {"200", "404", "422"},
+        ("delete", "/api/me/votes"): {"200", "507"},
+        ("get", "/api/progress"): {"200", "422"},
     }
     vote = document["components"]["schemas"]["VoteIn"]
     assert vote["required"] == ["pair", "choice"]

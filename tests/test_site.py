@@ -4,6 +4,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from running_app import start_app
@@ -44,5 +45,25 @@ def test_another_base_on_a_home_without_votes_shows_only_its_own_pairs(tmp_path:
     try:
         assert str(tiny) in str(second.health()["base_model"])
         assert waiting_bases(home) == {"other"}
+    finally:
+        second.stop()
+
+
+def test_a_voter_outlives_a_wiped_disk_where_the_secret_is_configured(tmp_path: Path) -> None:
+    secret = {"COOKIE_SECRET": "nothing that a person would guess, ever"}
+    first = start_app(tmp_path / "home", env=secret)
+    with httpx.Client(base_url=first.url) as browser:
+        assert browser.post("/api/pairs").status_code == 201
+        voter = browser.cookies["votetune_voter"]
+    first.stop()
+    assert not (tmp_path / "home" / "cookie_secret").exists()
+
+    second = start_app(tmp_path / "wiped", env={**secret, "ANONYMOUS_VOTES": "refuse"})
+    try:
+        with httpx.Client(base_url=second.url, cookies={"votetune_voter": voter}) as browser:
+            assert "set-cookie" not in browser.get("/api/progress").headers
+            assert browser.get("/api/progress").json()["pairs_wanted"] > 0
+            assert browser.post("/api/pairs").status_code == 401
+        assert "so nobody can vote: set it to count or store." in second.said
     finally:
         second.stop()

@@ -38,15 +38,16 @@ from annotation.api_errors import install_api_errors
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store import ArgillaConnection
 from annotation.argilla_sync import ArgillaSync
+from annotation.callers import Callers
 from annotation.gold import GoldRow, gold_pairs, load_gold
-from annotation.home import Home, HomeError, HomeLock, running_app
+from annotation.home import Home, HomeError, HomeLock, derived_secret, running_app
 from annotation.journal import Journal
 from annotation.own_prompts import OwnPrompts
 from annotation.page_files import build_page_routes
 from annotation.page_headers import PageHeaders
 from annotation.prompt_routes import build_prompt_routes
 from annotation.prompts import load_prompts
-from annotation.routes import Health, build_vote_routes, voter_of
+from annotation.routes import Health, build_vote_routes
 from annotation.sampling import PairPool
 from annotation.schema import Prompt, VoteSource, utc_now
 from annotation.settings import AnnotationSettings
@@ -86,10 +87,11 @@ class Site:
         synthetic: bool,
     ) -> None:
         self._closing = ExitStack()
+        self._annotation = annotation
         self.home = Home(annotation.votetune_home)
         self.alignment, self.prompts = alignment, prompts
         self.base = resolve_base(alignment, self.home.root, has_votes=count_votes(self.home) > 0)
-        self.journal = Journal(self.home.journal)
+        self.journal = Journal(self.home.journal, has_backup=annotation.votes_repo is not None)
         self._closing.callback(self.journal.close)
         self._retire_pairs_of_another_base()
         self.warm = WarmWorker(self._may_warm) if alignment.warm_trainer else None
@@ -109,13 +111,14 @@ class Site:
             sampling=self.sampling,
             votes_per_pair=annotation.votes_per_pair,
         )
-        secret = self.home.secret("side_secret")
+        secret = self.secret("side_secret")
         self.journal.set_gold_pairs(gold_pairs(gold, secret, utc_now())).result()
         self.voting = Voting(
             self.journal,
             votes_per_pair=annotation.votes_per_pair,
             side_secret=secret,
             source=VoteSource.SYNTHETIC if synthetic else VoteSource.PAGE,
+            anonymous=annotation.anonymous_votes,
             repeat_share=annotation.repeat_share,
             gold_share=annotation.gold_share if gold else 0.0,
         )
@@ -128,10 +131,16 @@ class Site:
             flipped=self.voting.flipped,
         )
         self.embedded = None if annotation.argilla_api_url else EmbeddedArgilla(self.home.root)
-        self._annotation = annotation
         self.sync = ArgillaSync(
             self.journal, self._argilla, votes_per_pair=annotation.votes_per_pair
         )
+
+    def secret(self, name: str) -> bytes:
+        """One of the app's secrets: of COOKIE_SECRET where it is set, else the home's own."""
+        configured = self._annotation.cookie_secret
+        if configured is None:
+            return self.home.secret(name)
+        return derived_secret(configured.get_secret_value(), name)
 
     def _retire_pairs_of_another_base(self) -> None:
         # Only a home without votes may change its base; its waiting pairs are of the old one.
@@ -255,11 +264,12 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         openapi_url="/api/openapi.json",
         static_url="/api/docs-assets",
         title="Votetune",
-        description="Routes for voters. A voter is the bearer of the signed cookie.",
+        description="Routes for voters: signed-in Hub users, else bearers of the signed cookie.",
     )
-    cookies = VoterCookies(site.home.secret("cookie_secret"))
+    cookies = VoterCookies(site.secret("cookie_secret"))
     app.include_router(build_vote_routes(site.voting, cookies, site.health))
-    app.include_router(build_prompt_routes(site.own_prompts, voter_of(cookies)))
+    callers = Callers(cookies, site.voting)
+    app.include_router(build_prompt_routes(site.own_prompts, callers.elected))
     app.include_router(build_page_routes())
     install_api_errors(app)
     theme = build_theme()
@@ -295,7 +305,16 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
     app.add_middleware(AdminGate, door=door)
     # Outermost, so that whatever answers carries them.
     app.add_middleware(PageHeaders, on_space=site.on_space)
+    _warn_where_nobody_may_vote(cookies, site.voting)
     return app
+
+
+def _warn_where_nobody_may_vote(cookies: VoterCookies, voting: Voting) -> None:
+    if not cookies.has_sign_in and not voting.takes(signed_in=False):
+        log.warning(
+            "ANONYMOUS_VOTES=refuse and nobody can sign in here, so nobody can vote: "
+            "set it to count or store."
+        )
 
 
 def build_public_page(site: Site) -> gr.Blocks:

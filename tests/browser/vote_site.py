@@ -14,12 +14,13 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from annotation.api_errors import install_api_errors
+from annotation.callers import Callers
 from annotation.journal import Journal
 from annotation.own_prompts import OwnPrompts
 from annotation.page_files import build_page_routes
 from annotation.page_headers import PageHeaders
 from annotation.prompt_routes import build_prompt_routes
-from annotation.routes import Health, build_vote_routes, voter_of
+from annotation.routes import Health, build_vote_routes
 from annotation.schema import (
     Completion,
     Finish,
@@ -169,7 +170,7 @@ class Site:
             sampling=Sampling(),
             flipped=voting.flipped,
         )
-        app.include_router(build_prompt_routes(own, voter_of(cookies)))
+        app.include_router(build_prompt_routes(own, Callers(cookies, voting).elected))
         app.include_router(build_page_routes())
         install_api_errors(app)
         gr.mount_gradio_app(
