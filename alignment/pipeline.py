@@ -37,6 +37,7 @@ from annotation.export import (
 from annotation.faults import Fault
 from annotation.home import Home
 from annotation.journal import JournalReader
+from annotation.journal_deletion import note_published
 from annotation.prompts import load_prompts
 from annotation.quality_report import QualityDesk
 from annotation.schema import Prompt, Sampling, Split
@@ -130,12 +131,16 @@ class Pipeline:
         nothing made, when a run is active or `estimate` refuses.
         """
         self.estimate(options)
-        return self.runs.start(
+        run = self.runs.start(
             self._settled(options),
             base=self.base,
             export=self.export(),
             min_examples=self._settings.min_examples,
         )
+        if options.where == "jobs":
+            # The job reads the dataset from a repository on the Hub.
+            note_published(self._home.journal)
+        return run
 
     def _plan(self, options: TrainingOptions, prepared: PreparedExport) -> TrainingSpec:
         return plan_run(
@@ -181,14 +186,17 @@ class Pipeline:
     def publish(self, run_id: str, repo: str) -> Published:
         """Push a finished run's weights and card to the Hub as `repo`.
 
-        A bare name goes under HUB_NAMESPACE. Raises PublishError without HF_TOKEN.
+        A bare name goes under HUB_NAMESPACE. Raises PublishError without HF_TOKEN. The journal
+        notes it: a voter who deletes is told that what was published can't be called back.
         """
-        return publish_run(
+        published = publish_run(
             self.runs.get(run_id).folder.path,
             repo=repo,
             namespace=self._settings.hub_namespace,
             token=self._token,
         )
+        note_published(self._home.journal)
+        return published
 
     def pull(self, name: str) -> RegisteredModel:
         """Register the aligned model `owner/name[@revision]` of the Hub. Raises RegistryError."""

@@ -141,6 +141,7 @@ def test_the_card_explains_every_column(journal: Journal, tmp_path: Path) -> Non
     card = (directory / "README.md").read_text()
     for column in json.loads((directory / "train.jsonl").read_text()):
         assert f"`{column}`" in card
+    assert "made before that can't be called back" in card
 
 
 @pytest.mark.parametrize(

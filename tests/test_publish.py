@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hub_double import READER, STRANGER, WRITER, HubDouble, point_client
 from huggingface_hub import HfApi
+from pydantic import SecretStr
 from small_files import write_model, write_run
 from tiny import make_tiny_model
 
@@ -17,10 +18,15 @@ from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.hub.card import BaseKind, Lineage, build_card
 from alignment.hub.model_files import sha256_of
+from alignment.pipeline import Pipeline
 from alignment.publish import Published, PublishError, load_published, publish_run
 from alignment.registry import Registry
 from alignment.run_store import RunState
+from alignment.settings import AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_revision
+from annotation.home import Home
+from annotation.journal import Journal
+from annotation.journal_deletion import was_published
 from annotation.schema import ModelRef, Prompt, Sampling
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "votetune.json"]
@@ -114,6 +120,25 @@ def test_publishing_again_pushes_nothing(hub_double: HubDouble, run: Path):
     assert publish(run) == first
     assert titles(hub_double) == ONCE
     assert hub_double.lines("commit/|tag/|PUT ") == []
+
+
+def test_publishing_is_noted_for_voters_who_delete_and_the_card_tells_readers(
+    hub_double: HubDouble, base: ModelRef, tmp_path: Path
+) -> None:
+    home, name = Home(tmp_path / "home"), "dpo-20260301-1200-00aa"
+    write_run(home.root, name, base)
+    journal = Journal(home.journal)
+    here = ResolvedBase(base, home.root, is_starter=False, notice=None)
+    without = Pipeline(home, AlignmentSettings(hf_token=None), here, journal)
+    with pytest.raises(PublishError):
+        without.publish(name, "ada/tuned")
+    assert not was_published(journal)
+    settings = AlignmentSettings(hf_token=SecretStr(WRITER))
+    Pipeline(home, settings, here, journal).publish(name, "ada/tuned")
+    assert was_published(journal)
+    card = hub_double.repo("ada/tuned").head.files["README.md"].data.decode()
+    assert "A voter may delete their votes at any time" in card
+    journal.close()
 
 
 def test_two_runs_share_a_repository_and_keep_their_tags(

@@ -201,5 +201,7 @@ def _limits(lineage: Lineage) -> str:
         "## Limits\n"
         f"The {what} follows the taste of {_voters(lineage)} on the prompts voted on, "
         "and inherits what its base knows, gets wrong and must not be used for. Rewards and "
-        f"margins above are training figures; they are no win rate.{bound}{size}"
+        f"margins above are training figures; they are no win rate.{bound}{size}\n\n"
+        "A voter may delete their votes at any time; what was trained on them and published "
+        "before that can't be called back."
     )
