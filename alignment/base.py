@@ -12,7 +12,11 @@ from typing import NoReturn
 
 from huggingface_hub import snapshot_download
 
-from alignment.hub.client import (
+from alignment.hub.model_files import ModelFilesError, check_model_folder, weights_sha256
+from alignment.settings import DEFAULT_BASE_MODEL, STARTER, AlignmentSettings
+from annotation.faults import Fault
+from annotation.home import Home, running_app
+from annotation.hub.client import (
     COMMIT,
     HubError,
     RemoteRepo,
@@ -22,10 +26,6 @@ from alignment.hub.client import (
     is_repo_id,
     probe,
 )
-from alignment.hub.model_files import ModelFilesError, check_model_folder, weights_sha256
-from alignment.settings import DEFAULT_BASE_MODEL, STARTER, AlignmentSettings
-from annotation.faults import Fault
-from annotation.home import Home, running_app
 from annotation.schema import ModelRef
 
 SMALL_FILES = (

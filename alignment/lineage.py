@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from alignment.hub.card import BaseKind, Lineage
-from alignment.hub.client import HubError, look_up
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import tuned_weight_files
 from alignment.recipes import TrainingSpec
@@ -17,6 +16,7 @@ from alignment.run_store import RunFolder
 from alignment.settings import STARTER
 from annotation.export import ExportError, load_export
 from annotation.faults import Fault
+from annotation.hub.client import HubError, look_up
 
 STARTER_LICENSE = "apache-2.0"
 

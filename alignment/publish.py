@@ -16,8 +16,6 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 
 from alignment.base import SMALL_FILES
 from alignment.hub.card import BASE_FOLDER, BaseKind, Lineage, build_card
-from alignment.hub.client import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
-from alignment.hub.commits import has_file, holds, oids_of
 from alignment.hub.model_files import INDEX, ModelFilesError, check_model_folder, read_json
 from alignment.hub.tuned import (
     CARD,
@@ -30,6 +28,8 @@ from alignment.hub.tuned import (
 from alignment.lineage import LineageError, load_lineage
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
+from annotation.hub.client import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
+from annotation.hub.commits import has_file, holds, oids_of
 
 RECORD = "published.json"
 

@@ -28,7 +28,6 @@ from typer.testing import CliRunner
 
 import app
 from alignment.base import ResolvedBase
-from alignment.hub.commits import commit_files
 from alignment.hub.jobs import JobRequest, JobsDoor
 from alignment.hub.model_files import weights_sha256
 from alignment.places.child import is_child_alive
@@ -46,6 +45,7 @@ from alignment.runs import Run, Runs
 from alignment.settings import AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_revision
 from annotation.export import Export, copy_export
+from annotation.hub.commits import commit_files
 from annotation.schema import ModelRef, utc_now
 
 ROOT = Path(__file__).parent.parent

@@ -1,1 +1,1 @@
-"""The Hugging Face Hub as Votetune meets it: one call with retries, what files may come, cards."""
+"""What of the Hub models and jobs need: cards, what files may come, weights, jobs."""

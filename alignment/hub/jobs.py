@@ -11,7 +11,7 @@ from time import sleep as wait
 
 from huggingface_hub import HfApi, JobInfo
 
-from alignment.hub.client import HubError, Trouble, call, call_again
+from annotation.hub.client import HubError, Trouble, call, call_again
 
 LABEL = "votetune-run"
 _UNITS_AN_HOUR = {"second": 3600.0, "minute": 60.0, "hour": 1.0}

@@ -16,15 +16,6 @@ from huggingface_hub import hf_hub_download
 
 from alignment.base import SMALL_FILES, ResolvedBase
 from alignment.base import WEIGHTS as MODEL_WEIGHTS
-from alignment.hub.client import (
-    COMMIT,
-    HubError,
-    RemoteFile,
-    RemoteRepo,
-    Trouble,
-    call_again,
-    probe,
-)
 from alignment.hub.model_files import ModelFilesError, sha256_of, weight_files
 from alignment.hub.tuned import (
     CARD,
@@ -37,6 +28,15 @@ from alignment.hub.tuned import (
     check_whole_model,
 )
 from annotation.faults import Fault
+from annotation.hub.client import (
+    COMMIT,
+    HubError,
+    RemoteFile,
+    RemoteRepo,
+    Trouble,
+    call_again,
+    probe,
+)
 from annotation.schema import utc_now
 
 MAX_WEIGHTS_BYTES = 2 * 1024**3

@@ -15,13 +15,13 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from alignment.hub.client import HubError, Trouble
 from alignment.hub.jobs import Flavor, list_flavors
 from alignment.places.child import child_environment, is_child_alive, start_child
 from alignment.places.place import Handle
 from alignment.recipes import TrainingSpec, count_parameters
 from alignment.run_store import ACTIVE, RunError, RunFolder, Status
 from alignment.settings import AlignmentSettings
+from annotation.hub.client import HubError, Trouble
 
 RECORD = "job.json"
 RESTART_AFTER_S = 10.0

@@ -14,12 +14,12 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from alignment.base import ResolvedBase
-from alignment.hub.client import call_again, look_up
 from alignment.hub.pull import RECORD, Pulled, PullError, pull_tuned
 from alignment.hub.tuned import CARD, CONFIG, LINEAGE, tuning_of
 from alignment.places.jobs_report import is_sound
 from alignment.run_store import FinalMetrics, RunError, RunFolder
 from alignment.settings import STARTER
+from annotation.hub.client import call_again, look_up
 
 DEADLINE_S = 900.0
 """How long a Hub in trouble is asked again for weights that cost money."""

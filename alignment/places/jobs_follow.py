@@ -17,8 +17,6 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from alignment.hub.client import HubError, Trouble
-from alignment.hub.commits import commit_files, make_repo
 from alignment.hub.jobs import ENDED, Job, JobRequest, JobsDoor, Stage, own_namespace
 from alignment.places.jobs import JobRecord, in_words, is_over, load_record
 from alignment.places.jobs_bundle import build_bundle
@@ -28,6 +26,8 @@ from alignment.run_store import ACTIVE, RunError, RunFolder, RunState
 from alignment.training.ends import failure_line
 from alignment.training.progress import Stopped, StopSignal, say_failed
 from annotation.faults import Fault
+from annotation.hub.client import HubError, Trouble
+from annotation.hub.commits import commit_files, make_repo
 
 IMAGE = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 """Python 3.12 and uv, the image that huggingface_hub itself takes for scripts."""

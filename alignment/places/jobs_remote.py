@@ -16,8 +16,6 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from pydantic import SecretStr
 
 from alignment.base import ResolvedBase, resolve_base
-from alignment.hub.client import HubError, call_again
-from alignment.hub.commits import commit_files
 from alignment.hub.tuned import LINEAGE
 from alignment.places.here import Here
 from alignment.places.jobs_bundle import BASE, SPEC
@@ -27,6 +25,8 @@ from alignment.run_store import ACTIVE, RunError, RunFolder, RunState, Status
 from alignment.settings import AlignmentSettings
 from annotation.export import load_export
 from annotation.faults import Fault
+from annotation.hub.client import HubError, call_again
+from annotation.hub.commits import commit_files
 from annotation.schema import utc_now
 
 POLL_S = 0.5

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from alignment.hub.client import COMMIT
 from alignment.run_store import ACTIVE, Metric, RunFolder, RunState, Sample
+from annotation.hub.client import COMMIT
 
 MARK = "@votetune "
 MAX_LINE = 8_000

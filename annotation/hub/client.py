@@ -1,7 +1,7 @@
 """The one door to the Hugging Face Hub: look a repository up, and say what went wrong in one line.
 
 Owns time limits, what may be tried again, and that no token or header reaches a message. Knows
-nothing of models; `alignment.base`, `registry` and `publish` do.
+nothing of models, votes and pages.
 """
 
 import re

@@ -11,7 +11,7 @@ from time import sleep as wait
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from alignment.hub.client import HubError, RemoteRepo, RepoKind, Trouble, call_again, look_up
+from annotation.hub.client import HubError, RemoteRepo, RepoKind, Trouble, call_again, look_up
 
 _CHUNK_BYTES = 1 << 20
 

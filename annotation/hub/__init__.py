@@ -1,0 +1,1 @@
+"""The Hub as both sides meet it."""
