@@ -105,7 +105,9 @@ class ArgillaSync:
         )
         try:
             store.ensure_dataset()
-            next_pull = time.monotonic()
+            # First: a home restored from its backup must not write over what only Argilla knows.
+            store.pull()
+            next_pull = time.monotonic() + self._pull_every_s
             while not self._stop.is_set():
                 store.deliver()
                 if time.monotonic() >= next_pull:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from annotation import journal_deletion as deletion
 from annotation import journal_pairs as incoming
@@ -42,6 +43,8 @@ __all__ = [
     "VoteConflict",
     "VoteOutcome",
 ]
+
+_Result = TypeVar("_Result")
 
 
 class Journal(JournalReader):
@@ -191,6 +194,9 @@ class Journal(JournalReader):
             incoming.mirror_pairs(db, wanted_pairs)
             for vote in wanted_votes:
                 stored.mirror_vote(db, vote, now)
+            # Their records are there: sent again they would lose what they hold of the votes.
+            there = [(pair_id,) for pair_id in {vote.pair_id for vote in votes}]
+            _many(db, "UPDATE pairs SET delivered = 1 WHERE id = ?", there)
 
         return self._writer.submit(run)
 
@@ -227,7 +233,9 @@ class Journal(JournalReader):
     def retire_unvoted_pairs(self) -> "Future[int]":
         """Take every pair without a counted vote out of play (the base changed); how many."""
         now = to_text(self._clock())
-        sql = "UPDATE pairs SET retired_at = ? WHERE retired_at IS NULL AND votes = 0"
+        sql = (
+            "UPDATE pairs SET retired_at = ?, backed_up = 0 WHERE retired_at IS NULL AND votes = 0"
+        )
         return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
 
     def retire_comparisons(self) -> "Future[int]":
@@ -238,6 +246,10 @@ class Journal(JournalReader):
         now = to_text(self._clock())
         sql = f"UPDATE pairs SET retired_at = ?, backed_up = 0 WHERE {COMPARISONS}"  # noqa: S608
         return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
+
+    def submit(self, run: "Callable[[sqlite3.Connection], _Result]") -> "Future[_Result]":
+        """Run `run` as one write, for the modules that own a part of the file (the backup)."""
+        return self._writer.submit(run)
 
     def close(self) -> None:
         """Commit what is queued, fold the WAL in, close everything. Safe to call twice."""

@@ -1,9 +1,9 @@
 """A double of the Hugging Face Hub over real HTTP, for the real huggingface_hub client.
 
 Serves models and datasets from memory: whoami, create, info, tree, paths, refs, preupload, LFS,
-commit, branch, tag and resolve, with the Hub's own error codes. The hub is 127.0.0.1 and the LFS
-storage is localhost, so that a redirect to storage crosses origins as in the real one. Faults
-are injected by pattern, and every request is remembered. Jobs are in hub_jobs.
+commit, branch, tag, super-squash and resolve, with the Hub's own error codes. The hub is
+127.0.0.1 and the LFS storage is localhost, so that a redirect to storage crosses origins as in the
+real one. Faults are injected by pattern, and every request is remembered. Jobs are in hub_jobs.
 """
 
 import base64
@@ -30,8 +30,9 @@ from starlette.responses import JSONResponse, Response
 WRITER = "hf_writer_of_the_double_0000000000"
 READER = "hf_reader_of_the_double_0000000000"
 STRANGER = "hf_stranger_of_the_double_00000000"
-LFS_NAMES = (".safetensors", ".bin", ".parquet", ".arrow", ".gz")
+LFS_NAMES: tuple[str, ...] = (".safetensors", ".bin", ".parquet", ".arrow", ".gz")
 COMMIT_OID = re.compile(r"[0-9a-fA-F]{5,40}")
+WRITES = ("commit", "preupload", "tag", "branch", "super-squash")
 TAG_NAME = re.compile(r"(?!-)[\w./-]+(?<![./])")
 
 
@@ -312,12 +313,14 @@ class HubDouble:
         kind, name, rest = parts[0], "/".join(parts[1:3]), parts[3:]
         verb = rest[0] if rest else "revision"
         revision = rest[1] if len(rest) > 1 else "main"
-        if request.method == "POST" and verb in ("commit", "preupload", "tag", "branch"):
+        if request.method == "POST" and verb in WRITES:
             repo = self._writable(kind, name, user, role)
             if verb == "tag":
                 return self._tag(repo, revision, held)
             if verb == "branch":
                 return self._branch(repo, revision, held)
+            if verb == "super-squash":
+                return self._super_squash(repo, revision, held)
             if verb == "preupload":
                 return self._preupload(repo, revision, held)
             return self._commit(repo, revision, body)
@@ -439,6 +442,14 @@ class HubDouble:
             raise Refusal(409, f"Tag reference exists already: refs/tags/{name}")
         repo.tags[name] = self._at(repo, revision).oid
         return Response()
+
+    def _super_squash(self, repo: Repo, branch: str, held: dict) -> Response:
+        """The branch's head as its only commit; every other one is gone for good."""
+        if branch not in repo.branches:
+            raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+        made = repo.commit(held["message"], dict(repo.head.files), branch)
+        repo.commits = [made]
+        return JSONResponse({"oid": made.oid})
 
     def _branch(self, repo: Repo, branch: str, held: dict) -> Response:
         if branch in repo.branches:

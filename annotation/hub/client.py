@@ -25,6 +25,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from annotation.faults import Fault
+
 PROBE_TIMEOUT_S = 3.0
 REQUEST_TIMEOUT_S = 60.0
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -161,6 +163,9 @@ def call(request: Callable[[], T]) -> T:
     get_session().timeout = httpx2.Timeout(REQUEST_TIMEOUT_S)
     try:
         return request()
+    except Fault:
+        # Of the caller's own making, and not the Hub's.
+        raise
     except (*HUB_ERRORS, EntryNotFoundError) as error:
         # The cause is dropped on purpose: a server's words could repeat the token.
         raise to_hub_error(error) from None
