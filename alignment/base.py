@@ -129,6 +129,20 @@ def bound_base(home: Path) -> ModelRef | None:
     return ModelRef(bound.base, bound.revision) if bound else None
 
 
+def bind_base(home: Path, base: str, revision: str, asked: str | None) -> None:
+    """Bind a home without votes to the base that the votes it will hold belong to.
+
+    `asked` is the BASE_REVISION that led to `revision`. Raises BaseModelError.
+    """
+    _save_binding(home.absolute(), _Binding(base, revision, asked))
+
+
+def bound_revision_asked(home: Path) -> str | None:
+    """The BASE_REVISION that led to the revision that `home` is bound to."""
+    bound = _load_binding(home, is_held=False)
+    return bound.asked if bound else None
+
+
 def _holder(home: Path, *, has_votes: bool) -> str | None:
     """Why the home must stay on the base that it is bound to, as a sentence's beginning."""
     if has_votes:

@@ -80,8 +80,9 @@ class BackupReader(JournalReader):
         return [_wish(row) for row in rows]
 
     def is_empty(self) -> bool:
-        """Whether there is no pair, and so no vote."""
-        return self._number("SELECT EXISTS (SELECT 1 FROM pairs)") == 0
+        """Whether nothing was ever sampled or voted on here; gold pairs come with every start."""
+        sampled = "SELECT 1 FROM pairs WHERE kind IN ('pool', 'own')"
+        return not self._number(f"SELECT EXISTS ({sampled}) OR EXISTS (SELECT 1 FROM votes)")  # noqa: S608
 
     def held_votes(self) -> int:
         """Every vote, undone ones too: any of them ties this home to its base."""

@@ -63,17 +63,17 @@ def _restore_pair(db: sqlite3.Connection, stored: StoredPair, base: BackupBase, 
     pair = stored.pair
     retired = to_text(stored.retired_at) if stored.retired_at else None
     sampled = pair.kind in (PairKind.POOL, PairKind.OWN)
-    if sampled and not all(base.is_of(c.model) for c in pair.completions):
+    is_ours = all(base.is_of(completion.model) for completion in pair.completions)
+    # Which gold pairs are in play is said by the file of this start, not by an earlier one's.
+    if pair.kind is PairKind.GOLD or (sampled and not is_ours):
         retired = retired or now
-    # Argilla's own pages would show a check or an unapproved prompt to everybody.
-    is_public = sampled and pair.only_for is None
     added = db.execute(
         "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, kind, only_for,"
         " author, repeats, expected, retired_at, delivered, backed_up)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING",
-        (*pair_to_row(pair), retired, int(not is_public)),
+        (*pair_to_row(pair), retired, int(not pair.is_public)),
     ).rowcount
-    if not added:
+    if not added and pair.kind is not PairKind.GOLD:
         db.execute(
             "UPDATE pairs SET retired_at = coalesce(retired_at, ?),"
             " only_for = CASE WHEN ? IS NULL THEN NULL ELSE only_for END WHERE id = ?",

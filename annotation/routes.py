@@ -113,9 +113,16 @@ _VoteId = Annotated[str, Path(alias="id", min_length=1, max_length=100, descript
 
 
 def build_vote_routes(
-    voting: Voting, cookies: VoterCookies, health: Callable[[], Health]
+    voting: Voting,
+    cookies: VoterCookies,
+    health: Callable[[], Health],
+    *,
+    not_yet: Callable[[], str | None] = lambda: None,
 ) -> APIRouter:
-    """Everything under /api. `health` is called in a thread, so it may read the journal."""
+    """Everything under /api. `health` is called in a thread, so it may read the journal.
+
+    `not_yet` says why no pair may be given yet, None once they may.
+    """
     router = APIRouter(prefix="/api", tags=["votes"], route_class=OneLineRoute)
     votes_per_voter = TokenBuckets()
     pairs_per_voter = TokenBuckets(rate_per_s=10.0, burst=40)
@@ -143,6 +150,8 @@ def build_vote_routes(
     async def post_pair(caller: Elector) -> PairOut:
         """At most 4 are open at once, leased for 30 minutes; past that an open one comes again."""
         slow_down(pairs_per_voter, caller, "pairs")
+        if why := not_yet():
+            raise Refused(503, why, retry_after_s=RETRY_WHEN_DRY_S)
         issued = await voting.next_pair(caller.voter)
         if issued is None:
             raise Refused(

@@ -68,6 +68,25 @@ def given(client: TestClient) -> str:
     return client.post("/api/pairs").json()["id"]
 
 
+def test_no_pair_before_votes_are_restored(journal: Journal) -> None:
+    journal.add_pairs([make_pair("p1")]).result()
+    waits = ["Restoring votes from the backup… Voting begins when they are back.", None]
+    made = FastAPI()
+    voting = Voting(journal, votes_per_pair=1, side_secret=b"side")
+    health = Health("restoring", 0, "starting", 0, "starter@11111111")
+    made.include_router(
+        build_vote_routes(
+            voting, VoterCookies(b"cookie"), lambda: health, not_yet=lambda: waits.pop(0)
+        )
+    )
+    with TestClient(made) as client:
+        assert client.get("/api/health").json()["status"] == "restoring"
+        refused = client.post("/api/pairs")
+        assert one_line(refused, 503).startswith("Restoring votes")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert client.post("/api/pairs").status_code == 201
+
+
 # What the table promises
 
 

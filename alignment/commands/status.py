@@ -4,7 +4,9 @@ Reads and never creates. The Argilla key is in `to_json` only, as interface.md p
 """
 
 import json
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from alignment.base import bound_base
 from alignment.pipeline import open_reader
@@ -12,6 +14,7 @@ from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.export import ExportCounts, prepare_export
 from annotation.home import Home, running_app
+from annotation.journal_backup import BackupReader
 from annotation.settings import AnnotationSettings
 
 
@@ -22,6 +25,22 @@ class RunLine:
     state: str
     step: int
     steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupLine:
+    """`waiting` are pairs and votes that the repository has not got."""
+
+    repo: str
+    last_sync: datetime | None
+    waiting: int
+    last_error: str | None
+
+    @property
+    def line(self) -> str:
+        last = f"{self.last_sync:%Y-%m-%d %H:%M:%S} UTC" if self.last_sync else "not yet"
+        trouble = f"; {self.last_error}" if self.last_error else ""
+        return f"{self.repo}, last sync {last}, {self.waiting} waiting{trouble}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +57,12 @@ class HomeStatus:
     runs: tuple[RunLine, ...]
     argilla_api_url: str | None
     argilla_api_key: str | None
+    backup: BackupLine | None
 
     def to_json(self) -> str:
         row = asdict(self) | {"votes": self.counts.votes if self.counts else 0}
+        if self.backup and self.backup.last_sync:
+            row["backup"]["last_sync"] = self.backup.last_sync.isoformat()
         return json.dumps(row, indent=2)
 
     def to_text(self) -> str:
@@ -60,6 +82,7 @@ class HomeStatus:
             ("votes", votes),
             ("undelivered", str(self.undelivered)),
             ("Argilla", self.argilla_api_url or "not running"),
+            ("backup", self.backup.line if self.backup else "none: set VOTES_REPO"),
             *(("run", f"{r.id} {r.state}, step {r.step} of {r.steps}") for r in self.runs),
         ]
         return "\n".join(f"{name:<12}{value}" for name, value in lines)
@@ -90,7 +113,22 @@ def load_status(settings: AnnotationSettings) -> HomeStatus:
         ),
         argilla_api_url=url,
         argilla_api_key=key,
+        backup=_backup(settings, home),
     )
+
+
+def _backup(settings: AnnotationSettings, home: Home) -> BackupLine | None:
+    if settings.votes_repo is None:
+        return None
+    if not home.journal.exists():
+        return BackupLine(settings.votes_repo, None, 0, None)
+    with closing(BackupReader(home.journal)) as journal:
+        return BackupLine(
+            repo=settings.votes_repo,
+            last_sync=journal.last_sync(),
+            waiting=journal.waiting_count(),
+            last_error=journal.last_error(),
+        )
 
 
 def _argilla(settings: AnnotationSettings, home: Home) -> tuple[str | None, str | None]:

@@ -23,6 +23,7 @@ from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
 from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
 from alignment.web.quality_tab import QualityHandlers, build_quality_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
+from annotation.backup_sync import BackupStatus
 
 ADMIN_CSS: Path = Path(__file__).parent / "admin.css"
 """Goes to `mount_gradio_app(css_paths=[ADMIN_CSS])`."""
@@ -39,16 +40,18 @@ class AdminHandlers(Guarded):
         *,
         argilla: Callable[[], ArgillaStatus],
         pairs_ready: Callable[[], int],
+        backup: Callable[[], BackupStatus | None] = lambda: None,
     ) -> None:
         super().__init__(door)
         self._pipeline = pipeline
         self._argilla = argilla
         self._pairs_ready = pairs_ready
+        self._backup = backup
 
     def votes(self, request: gr.Request) -> str:
         self._require_admin(request)
         counts = self._pipeline.preview().counts
-        return describe_votes(counts, self._pairs_ready(), self._argilla())
+        return describe_votes(counts, self._pairs_ready(), self._argilla(), self._backup())
 
     def preview(self, request: gr.Request) -> tuple[str, Any]:
         self._require_admin(request)

@@ -6,6 +6,7 @@ A number says what it counts, and an empty state says what to do next.
 from dataclasses import dataclass
 from typing import Literal
 
+from annotation.backup_sync import BackupStatus
 from annotation.export import ExportCounts, PreparedExport
 
 PREVIEW_EXAMPLES = 8
@@ -23,8 +24,13 @@ class ArgillaStatus:
     last_error: str | None
 
 
-def describe_votes(counts: ExportCounts, pairs_ready: int, argilla: ArgillaStatus) -> str:
-    """The votes and where they are, as Markdown."""
+def describe_votes(
+    counts: ExportCounts,
+    pairs_ready: int,
+    argilla: ArgillaStatus,
+    backup: BackupStatus | None = None,
+) -> str:
+    """The votes and where they are, as Markdown. `backup` is None where none is set up."""
     synthetic = (
         f" **{counts.synthetic_votes} are synthetic**, from scripted voters."
         if counts.synthetic_votes
@@ -38,6 +44,7 @@ def describe_votes(counts: ExportCounts, pairs_ready: int, argilla: ArgillaStatu
         f"{counts.both_bad} both bad, {counts.conflicts} without a majority, "
         f"{counts.eval_left_out} kept for evaluation.",
         _describe_argilla(argilla),
+        *([describe_backup(backup)] if backup else []),
     ]
     return "\n\n".join(lines)
 
@@ -59,6 +66,22 @@ def _describe_argilla(argilla: ArgillaStatus) -> str:
     if argilla.state == "starting":
         return f"{where} is starting; voting goes on meanwhile. {waiting}{trouble}"
     return f"{where} can't be reached; no vote is lost. {waiting}{trouble}"
+
+
+def describe_backup(backup: BackupStatus) -> str:
+    """Whether votes and pairs are safe outside this disk, as one line of Markdown."""
+    last = f"{backup.last_sync:%Y-%m-%d %H:%M:%S} UTC" if backup.last_sync else "not yet"
+    waiting = " It has everything." if backup.state == "ready" else ""
+    if backup.waiting:
+        waiting = f" {backup.waiting:,} votes and pairs wait here until it has them."
+    doing = {
+        "restoring": "is being read",
+        "ready": "works",
+        "unreachable": "can't be reached; no vote is lost",
+        "refused": "**needs you**",
+    }[backup.state]
+    trouble = f" Last error: {backup.last_error}" if backup.last_error else ""
+    return f"The backup `{backup.repo}` {doing}. Last sync: {last}.{waiting}{trouble}"
 
 
 def describe_export(prepared: PreparedExport) -> str:

@@ -21,6 +21,7 @@ from alignment.base import resolve_base
 from alignment.generation import SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
+from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, check_trackio, send_to_space
@@ -38,10 +39,13 @@ from annotation.api_errors import install_api_errors
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store import ArgillaConnection
 from annotation.argilla_sync import ArgillaSync
+from annotation.backup import BackupError
+from annotation.backup_sync import BackupStatus, BackupSync
 from annotation.callers import Callers
 from annotation.gold import GoldRow, gold_pairs, load_gold
 from annotation.home import Home, HomeError, HomeLock, derived_secret, running_app
 from annotation.journal import Journal
+from annotation.journal_backup import JournalBackup
 from annotation.own_prompts import OwnPrompts
 from annotation.page_files import build_page_routes
 from annotation.page_headers import PageHeaders
@@ -60,7 +64,7 @@ log = logging.getLogger(__name__)
 GRACE_S = 3
 FORGETS = (
     "Votes are kept on this Space's own disk only and vanish when it restarts: "
-    "its owner can set ARGILLA_API_URL and ARGILLA_API_KEY to keep them."
+    "its owner can set VOTES_REPO, or ARGILLA_API_URL and ARGILLA_API_KEY, to keep them."
 )
 MAX_UPLOAD = "1kb"
 """Nothing on the public page takes a file, and Gradio's upload route can't be left out."""
@@ -90,7 +94,11 @@ class Site:
         self._annotation = annotation
         self.home = Home(annotation.votetune_home)
         self.alignment, self.prompts = alignment, prompts
-        self.base = resolve_base(alignment, self.home.root, has_votes=count_votes(self.home) > 0)
+        self._backup_repo = backup_repo(annotation)
+        has_votes = bind_to_backup(
+            self._backup_repo, self.home.root, has_votes=count_votes(self.home) > 0
+        )
+        self.base = resolve_base(alignment, self.home.root, has_votes=has_votes)
         self.journal = Journal(self.home.journal, has_backup=annotation.votes_repo is not None)
         self._closing.callback(self.journal.close)
         self._retire_pairs_of_another_base()
@@ -134,6 +142,25 @@ class Site:
         self.sync = ArgillaSync(
             self.journal, self._argilla, votes_per_pair=annotation.votes_per_pair
         )
+        self.broken: BackupError | None = None
+        self.leave: Callable[[], None] = lambda: None
+        self.backup = self._backup_sync()
+
+    def _backup_sync(self) -> BackupSync | None:
+        if self._backup_repo is None:
+            return None
+        return BackupSync(
+            JournalBackup(self.journal, self.home.journal),
+            self._backup_repo,
+            base_for_backup(self.base, self.home.root),
+            on_open=self._open,
+            on_broken=self._give_up,
+        )
+
+    def _give_up(self, why: BackupError) -> None:
+        """End the app: to begin empty beside a backup that can't be read would hide the loss."""
+        self.broken = why
+        self.leave()
 
     def secret(self, name: str) -> bytes:
         """One of the app's secrets: of COOKIE_SECRET where it is set, else the home's own."""
@@ -171,9 +198,11 @@ class Site:
         return ArgillaConnection(url, key, settings.argilla_workspace, settings.argilla_dataset)
 
     def start(self) -> None:
-        """Pairs first, then Argilla: voting begins before Argilla is up."""
+        """Pairs first, then Argilla: voting begins before Argilla is up.
+
+        Both wait for a backup that has to be restored: what is read back comes on top of it.
+        """
         self.sampler.start()
-        self.pool.start()
         self._closing.callback(self.comparer.stop)
         self._closing.callback(self.own_prompts.stop)
         # Left in reverse: a stopped sampler fails the batch that the pool would wait for.
@@ -182,12 +211,25 @@ class Site:
         if self.embedded is not None:
             self.embedded.start()
             self._closing.callback(self.embedded.stop)
-        self.sync.start()
         self._closing.callback(self.sync.stop)
         if self.warm is not None:
             self.warm.start()
             self._closing.callback(self.warm.stop)
         self._start_tracking()
+        if self.backup is None:
+            self._open()
+        else:
+            # Stopped first of all: its last sync must not wait for what is slow to end.
+            self._closing.callback(self.backup.stop)
+            self.backup.start()
+
+    def _open(self) -> None:
+        self.pool.start()
+        self.sync.start()
+
+    def not_yet(self) -> str | None:
+        """Why voting has not begun, in plain words; None once it has."""
+        return self.backup.restoring if self.backup else None
 
     def _start_tracking(self) -> None:
         project, space = self.alignment.trackio_project, self.alignment.trackio_space_id
@@ -246,9 +288,12 @@ class Site:
             or (self.embedded.last_error if self.embedded else None),
         )
 
+    def backup_status(self) -> BackupStatus | None:
+        return self.backup.status() if self.backup else None
+
     def health(self) -> Health:
         return Health(
-            status="ok",
+            status="restoring" if self.not_yet() else "ok",
             pairs_ready=self.pairs_ready(),
             argilla=self.argilla_state(),
             undelivered=self.journal.undelivered_count(),
@@ -267,7 +312,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         description="Routes for voters: signed-in Hub users, else bearers of the signed cookie.",
     )
     cookies = VoterCookies(site.secret("cookie_secret"))
-    app.include_router(build_vote_routes(site.voting, cookies, site.health))
+    app.include_router(build_vote_routes(site.voting, cookies, site.health, not_yet=site.not_yet))
     callers = Callers(cookies, site.voting)
     app.include_router(build_prompt_routes(site.own_prompts, callers.elected))
     app.include_router(build_page_routes())
@@ -278,7 +323,11 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         app,
         build_admin_page(
             AdminHandlers(
-                site.pipeline, door, argilla=site.argilla_status, pairs_ready=site.pairs_ready
+                site.pipeline,
+                door,
+                argilla=site.argilla_status,
+                pairs_ready=site.pairs_ready,
+                backup=site.backup_status,
             ),
             QualityHandlers(site.pipeline, site.journal, door),
             OwnPromptHandlers(site.journal, door),
@@ -375,9 +424,15 @@ def serve_app(
                 lock.announce(url)
                 _greet(site, url, token)
 
-            _Server(config, on_ready).run(sockets=[listener])
+            server = _Server(config, on_ready)
+            site.leave = server.leave
+            if site.broken:
+                server.leave()
+            server.run(sockets=[listener])
         finally:
             site.stop()
+        if site.broken:
+            raise site.broken
     finally:
         lock.release()
         listener.close()
@@ -394,6 +449,10 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+    def leave(self) -> None:
+        """End as after a signal, from any thread."""
+        self.should_exit = True
 
 
 def _leave(number: int, frame: object) -> NoReturn:

@@ -91,6 +91,7 @@ function waitFor(answer, tries) {
 
 function whyEmpty(answer) {
   if (answer.status === 0) return "The server can’t be reached. This page keeps trying; votes you have cast are kept.";
+  if (answer.status === 503 && /^Restoring/.test(detailOf(answer))) return detailOf(answer);
   if (answer.status === 503 && !heard) return "Writing the first answers… They will appear here by themselves.";
   if (answer.status === HELD) return "Your other tabs hold the pairs that are open for you: vote there, or close them.";
   if (answer.status === 503) return "No pair is ready just now. More are on the way and will appear here by themselves.";
