@@ -1,6 +1,6 @@
 """Votetune: votes in, aligned model out. The command line; without a command it serves the app.
 
-Parses, calls one service, prints. What is served is composed in `alignment.web.site`, which is
+Parses, calls one service, prints. What is served is composed in `alignment.web`, whose `serve` is
 imported to serve and for nothing else, so that a command need not wait for Gradio.
 """
 
@@ -51,7 +51,7 @@ def serve(
     if context.invoked_subcommand is None:
         annotation, alignment = load_settings(AnnotationSettings), load_settings(AlignmentSettings)
         # Only now: gradio reads some of the same variables at import, and fails without a word.
-        from alignment.web.site import serve_app
+        from alignment.web.serve import serve_app
 
         serve_app(annotation, alignment, synthetic=synthetic)
 

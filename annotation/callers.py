@@ -7,8 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from annotation.api_errors import Refused
+from annotation.cookies import came_over_https
 from annotation.sign_in import LOGIN_PATH
-from annotation.voters import Caller, VoterCookies, came_over_https
+from annotation.voters import Caller, VoterCookies
 from annotation.voting import Voting
 
 
@@ -20,6 +21,11 @@ class Callers:
     def __init__(self, cookies: VoterCookies, voting: Voting) -> None:
         self._cookies = cookies
         self._voting = voting
+
+    @property
+    def sign_in(self) -> str | None:
+        """Where to sign in, or None where nobody can."""
+        return LOGIN_PATH if self._cookies.has_sign_in else None
 
     async def anyone(self, request: Request) -> Caller:
         """Who asks."""

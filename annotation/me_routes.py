@@ -15,6 +15,7 @@ from annotation.callers import Callers
 from annotation.gold import GOLD_MODEL
 from annotation.progress import Tally
 from annotation.schema import Choice, ModelRef, Reason
+from annotation.sign_in import LOGOUT_PATH
 from annotation.voters import Caller
 from annotation.voting import Forgotten, Receipt, Voting
 
@@ -62,6 +63,15 @@ class ProgressOut(BaseModel):
     pairs_wanted: int = Field(description="pairs that still want votes")
 
 
+class MeOut(BaseModel):
+    """Who asks, as the page greets them."""
+
+    signed_in: bool
+    name: str | None = Field(description="the account's name, or null")
+    sign_in: str | None = Field(description="where to sign in, or null where nobody can")
+    sign_out: str | None = Field(description="where to POST to sign out, or null")
+
+
 class ForgottenOut(BaseModel):
     deleted: int = Field(description="votes that were stored and are gone")
     published: bool = Field(description="whether copies may have left for the Hub before")
@@ -80,6 +90,16 @@ def add_me_routes(router: APIRouter, voting: Voting, callers: Callers) -> None:
     """GET /progress, GET and DELETE /me/votes."""
     Voter = Annotated[str, Depends(callers.voter)]  # noqa: N806 - a type
     Anyone = Annotated[Caller, Depends(callers.anyone)]  # noqa: N806
+
+    @router.get("/me", summary="Who I am here")
+    async def get_me(caller: Anyone) -> MeOut:
+        """An account where the caller signed in; else the bearer of a cookie without a name."""
+        return MeOut(
+            signed_in=caller.signed_in,
+            name=caller.name,
+            sign_in=None if caller.signed_in else callers.sign_in,
+            sign_out=LOGOUT_PATH if caller.signed_in else None,
+        )
 
     @router.get("/progress", summary="How far the voting is", responses=error_answers(422))
     async def get_progress(voter: Voter, since: _Since = None) -> ProgressOut:

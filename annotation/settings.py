@@ -97,6 +97,13 @@ class AnnotationSettings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
 
     system: str | None = Field(None, description='"spaces", which a Space sets itself')
+    space_host: str | None = Field(None, description="a host name, which a Space sets itself")
+    oauth_client_id: str | None = Field(None, description="the id of an OAuth app")
+    oauth_client_secret: SecretStr | None = Field(None, description="that app's secret")
+    oauth_scopes: str = Field("openid profile", description="scopes such as openid profile")
+    openid_provider_url: HttpUrl = Field(
+        "https://huggingface.co", description="an address such as https://huggingface.co"
+    )
     votetune_home: Path = Field(Path(".votetune"), description="a folder that can be written")
     gradio_server_name: Annotated[str, AfterValidator(_host)] = Field(
         default_factory=_default_host, description="an address to listen on, such as 127.0.0.1"
@@ -137,7 +144,7 @@ class AnnotationSettings(BaseSettings):
     def forgets_at_restart(self) -> bool:
         """Whether votes are only on a Space's own disk, which a restart wipes."""
         kept_elsewhere = self.argilla_api_url or self.votes_repo
-        return self.system == "spaces" and not kept_elsewhere
+        return self.on_space and not kept_elsewhere
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> "AnnotationSettings":
@@ -146,6 +153,22 @@ class AnnotationSettings(BaseSettings):
                 ("ARGILLA_API_URL", "ARGILLA_API_KEY")
                 if self.argilla_api_url
                 else ("ARGILLA_API_KEY", "ARGILLA_API_URL")
+            )
+            raise ValueError(f"{have} is set and {want} is not: set both, or neither.")
+        return self
+
+    @property
+    def on_space(self) -> bool:
+        """Whether this runs on a Space, whose pages the Hub frames."""
+        return self.system == "spaces"
+
+    @model_validator(mode="after")
+    def _sign_in_is_whole(self) -> "AnnotationSettings":
+        if (self.oauth_client_id is None) != (self.oauth_client_secret is None):
+            have, want = (
+                ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET")
+                if self.oauth_client_id
+                else ("OAUTH_CLIENT_SECRET", "OAUTH_CLIENT_ID")
             )
             raise ValueError(f"{have} is set and {want} is not: set both, or neither.")
         return self

@@ -16,6 +16,7 @@ from itsdangerous import BadSignature, Signer
 from starlette.requests import Request
 from starlette.responses import Response
 
+from annotation.cookies import set_cookie
 from annotation.sessions import Sessions
 
 COOKIE_NAME = "votetune_voter"
@@ -27,11 +28,15 @@ _HUB = "hub-"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request; `is_new` where the answer has to set the cookie."""
+    """Who sent a request; `is_new` where the answer has to set the cookie.
+
+    `name` is what a signed-in voter is called.
+    """
 
     voter: str
     is_new: bool
     signed_in: bool = False
+    name: str | None = None
 
 
 class VoterCookies:
@@ -40,16 +45,20 @@ class VoterCookies:
     Where people may sign in, their `sessions` come first.
     """
 
-    def __init__(self, secret: bytes, sessions: Sessions | None = None) -> None:
+    def __init__(
+        self, secret: bytes, sessions: Sessions | None = None, *, framed: bool = False
+    ) -> None:
+        """`framed`: the app is shown inside the Hub's pages."""
         if not secret:
             raise ValueError("The cookie secret is empty: every cookie could be forged.")
         self._sessions = sessions
+        self._framed = framed
         self._signer = Signer(secret, salt=COOKIE_NAME, digest_method=sha256)
 
     def caller(self, request: Request) -> Caller:
         """The signed-in voter, else the cookie's, else a new one."""
         if self._sessions and (account := self._sessions.find(request)):
-            return Caller(account.voter, is_new=False, signed_in=True)
+            return Caller(account.voter, is_new=False, signed_in=True, name=account.name)
         cookie = request.cookies.get(COOKIE_NAME)
         voter = None if cookie is None else self.read(cookie)
         return Caller(voter, is_new=False) if voter else self.new_caller()
@@ -77,23 +86,15 @@ class VoterCookies:
         return self._signer.sign(voter).decode()
 
     def attach(self, response: Response, voter: str, *, secure: bool) -> None:
-        """Set the cookie: HttpOnly, SameSite=Lax, for 400 days; Secure where asked."""
-        response.set_cookie(
+        """Set the cookie for 400 days, as `cookies` sets every cookie."""
+        set_cookie(
+            response,
             COOKIE_NAME,
             self.value(voter),
-            max_age=_COOKIE_AGE_S,
-            path="/",
+            max_age_s=_COOKIE_AGE_S,
+            framed=self._framed,
             secure=secure,
-            httponly=True,
-            samesite="lax",
         )
-
-
-def came_over_https(request: Request) -> bool:
-    """Whether the voter's browser spoke https, to us or to the proxy before us."""
-    # Forging this header only makes the forger's own cookie stricter.
-    forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
-    return request.url.scheme == "https" or forwarded == "https"
 
 
 class TokenBuckets:

@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from annotation.cookies import came_over_https, set_cookie
 from annotation.home import write_private
 
 ADMIN_PATH = "/admin"
@@ -68,8 +69,9 @@ class AdminGate:
     plain path, so the token leaves the address bar.
     """
 
-    def __init__(self, app: ASGIApp, *, door: AdminDoor) -> None:
+    def __init__(self, app: ASGIApp, *, door: AdminDoor, framed: bool = False) -> None:
         self._app = app
+        self._framed = framed
         self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,14 +94,14 @@ class AdminGate:
         answer = RedirectResponse(_page(scope), status_code=303)
         answer.headers["Referrer-Policy"] = "no-referrer"
         answer.headers["Cache-Control"] = "no-store"
-        answer.set_cookie(
+        set_cookie(
+            answer,
             COOKIE,
             self._door.cookie,
-            max_age=MAX_AGE_S,
+            max_age_s=MAX_AGE_S,
+            framed=self._framed,
+            secure=came_over_https(HTTPConnection(scope)),
             path=_page(scope).rstrip("/"),
-            httponly=True,
-            samesite="lax",
-            secure=scope["scheme"] == "https",
         )
         return answer
 

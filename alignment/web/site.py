@@ -1,21 +1,14 @@
-"""The served app, composed: settings → services → page → serve.
+"""The services of the served app, composed: settings → services.
 
 Builds every service once and hands each what it needs; here `alignment` gives its models to
-`annotation`'s sampling, which closes the loop. What a handler does lives in the tabs' services.
+`annotation`'s sampling, which closes the loop. What a handler does lives in the tabs' services,
+the pages are `pages`'s, and `serve` serves them.
 """
 
 import logging
-import signal
-import socket
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Literal, NoReturn
-
-import fastapi
-import gradio as gr
-import uvicorn
-from fastapi_offline import FastAPIOffline
+from typing import Literal
 
 from alignment.base import resolve_base
 from alignment.generation import SamplerProcess
@@ -24,58 +17,36 @@ from alignment.places.warm import WarmWorker
 from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
-from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, check_trackio, send_to_space
-from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate, load_admin_token
-from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
+from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.web.admin_view import ArgillaStatus
-from alignment.web.bakeoff_tab import BakeoffHandlers
-from alignment.web.checkup import Checkup
-from alignment.web.compare_tab import build_compare_tab
-from alignment.web.comparison import Comparison
-from alignment.web.own_prompts_tab import OwnPromptHandlers
-from alignment.web.quality_tab import QualityHandlers
-from alignment.web.training_tab import TrainingHandlers
-from annotation.api_errors import install_api_errors
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store import ArgillaConnection
 from annotation.argilla_sync import ArgillaSync
 from annotation.backup import BackupError
 from annotation.backup_sync import BackupStatus, BackupSync
-from annotation.callers import Callers
-from annotation.gold import GoldRow, gold_pairs, load_gold
-from annotation.home import Home, HomeError, HomeLock, derived_secret, running_app
+from annotation.gold import GoldRow, gold_pairs
+from annotation.home import Home, derived_secret
 from annotation.journal import Journal
 from annotation.journal_backup import JournalBackup
 from annotation.own_prompts import OwnPrompts
-from annotation.page_files import build_page_routes
-from annotation.page_headers import PageHeaders
-from annotation.prompt_routes import build_prompt_routes
 from annotation.prompts import load_prompts
-from annotation.routes import Health, build_vote_routes
+from annotation.routes import Health
 from annotation.sampling import PairPool
 from annotation.schema import Prompt, VoteSource, utc_now
+from annotation.sessions import Sessions
 from annotation.settings import AnnotationSettings
-from annotation.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
-from annotation.voters import VoterCookies
+from annotation.sign_in import Provider
+from annotation.tab import VotePage
 from annotation.voting import Voting
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 3
 FORGETS = (
     "Votes are kept on this Space's own disk only and vanish when it restarts: "
     "its owner can set VOTES_REPO, or ARGILLA_API_URL and ARGILLA_API_KEY, to keep them."
 )
-MAX_UPLOAD = "1kb"
-"""Nothing on the public page takes a file, and Gradio's upload route can't be left out."""
 BASE_NOTE = "base"
 """The journal's note of the base that its waiting pairs were sampled from."""
-MOUNT: dict[str, object] = {
-    "footer_links": [],
-    "run_history": False,
-    "enable_monitoring": False,
-    "ssr_mode": False,
-}
 
 
 class Site:
@@ -130,6 +101,7 @@ class Site:
             repeat_share=annotation.repeat_share,
             gold_share=annotation.gold_share if gold else 0.0,
         )
+        self.sessions = self._build_sessions()
         self.own_prompts = OwnPrompts(
             self.journal,
             self.comparer,
@@ -145,6 +117,29 @@ class Site:
         self.broken: BackupError | None = None
         self.leave: Callable[[], None] = lambda: None
         self.backup = self._backup_sync()
+
+    def _build_sessions(self) -> Sessions | None:
+        """Where people may sign in: who has."""
+        if self._annotation.oauth_client_id is None:
+            return None
+        secret = self.secret("session_secret")
+        return Sessions(self.home.root / "sessions.json", secret, framed=self.on_space)
+
+    @property
+    def provider(self) -> Provider | None:
+        """Whom people sign in with."""
+        settings = self._annotation
+        if settings.oauth_client_id is None or settings.oauth_client_secret is None:
+            return None
+        # With a custom domain it names several hosts; the provider knows the first.
+        host = settings.space_host.split(",")[0].strip() if settings.space_host else None
+        return Provider(
+            url=settings.openid_provider_url,
+            client_id=settings.oauth_client_id,
+            client_secret=settings.oauth_client_secret,
+            scopes=settings.oauth_scopes,
+            public_url=f"https://{host}" if host else None,
+        )
 
     def _backup_sync(self) -> BackupSync | None:
         if self._backup_repo is None:
@@ -258,11 +253,12 @@ class Site:
 
     @property
     def vote_page(self) -> VotePage:
-        return VotePage(self.notice, self._annotation.own_prompts)
+        settings = self._annotation
+        return VotePage(self.notice, settings.own_prompts, settings.data_licence)
 
     @property
     def on_space(self) -> bool:
-        return self._annotation.system == "spaces"
+        return self._annotation.on_space
 
     def pairs_ready(self) -> int:
         return self.journal.ready_count(votes_per_pair=self._votes_per_pair, now=utc_now())
@@ -299,185 +295,3 @@ class Site:
             undelivered=self.journal.undelivered_count(),
             base_model=self.base.ref.label,
         )
-
-
-def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
-    """The routes, the public page and the admin page on one FastAPI app, /admin behind its gate."""
-    app = FastAPIOffline(
-        docs_url="/api/docs",
-        redoc_url=None,
-        openapi_url="/api/openapi.json",
-        static_url="/api/docs-assets",
-        title="Votetune",
-        description="Routes for voters: signed-in Hub users, else bearers of the signed cookie.",
-    )
-    cookies = VoterCookies(site.secret("cookie_secret"))
-    app.include_router(build_vote_routes(site.voting, cookies, site.health, not_yet=site.not_yet))
-    callers = Callers(cookies, site.voting)
-    app.include_router(build_prompt_routes(site.own_prompts, callers.elected))
-    app.include_router(build_page_routes())
-    install_api_errors(app)
-    theme = build_theme()
-    # Gradio's mount at / would swallow /admin, so /admin comes first.
-    gr.mount_gradio_app(
-        app,
-        build_admin_page(
-            AdminHandlers(
-                site.pipeline,
-                door,
-                argilla=site.argilla_status,
-                pairs_ready=site.pairs_ready,
-                backup=site.backup_status,
-            ),
-            QualityHandlers(site.pipeline, site.journal, door),
-            OwnPromptHandlers(site.journal, door),
-            TrainingHandlers(
-                site.pipeline, door, Checkup(site.pipeline, site.home.root), site.alignment
-            ),
-            BakeoffHandlers(site.pipeline, door, site.prompts),
-        ),
-        path=ADMIN_PATH,
-        theme=theme,
-        css_paths=[ADMIN_CSS],
-        allowed_paths=[str(site.home.exports)],
-        **MOUNT,
-    )
-    gr.mount_gradio_app(
-        app,
-        build_public_page(site),
-        path="/",
-        theme=theme,
-        css_paths=[*VOTE_CSS],
-        max_file_size=MAX_UPLOAD,
-        **MOUNT,
-    )
-    app.add_middleware(AdminGate, door=door)
-    # Outermost, so that whatever answers carries them.
-    app.add_middleware(PageHeaders, on_space=site.on_space)
-    _warn_where_nobody_may_vote(cookies, site.voting)
-    return app
-
-
-def _warn_where_nobody_may_vote(cookies: VoterCookies, voting: Voting) -> None:
-    if not cookies.has_sign_in and not voting.takes(signed_in=False):
-        log.warning(
-            "ANONYMOUS_VOTES=refuse and nobody can sign in here, so nobody can vote: "
-            "set it to count or store."
-        )
-
-
-def build_public_page(site: Site) -> gr.Blocks:
-    """The page that voters see: vote, and compare."""
-    comparison = Comparison(
-        site.pipeline.registry, site.comparer, max_new_tokens=site.sampling.max_new_tokens
-    )
-    with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
-        with gr.Tab("Vote", id="vote"):
-            build_vote_tab(site.vote_page)
-        with gr.Tab("Compare", id="compare") as tab:
-            build_compare_tab(comparison, tab)
-    page.queue(default_concurrency_limit=4, max_size=64)
-    return page
-
-
-def serve_app(
-    annotation: AnnotationSettings, alignment: AlignmentSettings, *, synthetic: bool = False
-) -> None:
-    """Serve until SIGINT or SIGTERM.
-
-    Everything that can be wrong with the settings is found before the home is touched: raises
-    Fault for a bad prompts or gold file, a home in use, a taken port, a base that can't be had.
-    """
-    signal.signal(signal.SIGTERM, _leave)
-    prompts = load_prompts(annotation.prompts) if annotation.prompts else None
-    gold = load_gold(annotation.gold_pairs) if annotation.gold_pairs else []
-    if alignment.trackio_project:
-        check_trackio()
-    home = Home(annotation.votetune_home)
-    if running := running_app(home):
-        raise HomeError(
-            f"Another app already serves the home {home.root} at {running.url} "
-            f"(process {running.pid}): stop it, or set another VOTETUNE_HOME."
-        )
-    listener = _listen(annotation.gradio_server_name, annotation.gradio_server_port)
-    home.prepare()
-    lock = HomeLock(home)
-    url = f"http://{annotation.gradio_server_name}:{annotation.gradio_server_port}"
-    try:
-        site = Site(annotation, alignment, prompts, gold, synthetic=synthetic)
-        try:
-            site.start()
-            configured = alignment.admin_token.get_secret_value() if alignment.admin_token else None
-            token = load_admin_token(configured, home.admin_token)
-            config = uvicorn.Config(
-                build_app(site, AdminDoor(token)),
-                log_level="warning",
-                access_log=False,
-                proxy_headers=False,
-                # Trackio brings uvloop and httptools, which uvicorn would take unasked.
-                loop="asyncio",
-                http="h11",
-                timeout_graceful_shutdown=GRACE_S,
-            )
-
-            def on_ready() -> None:
-                lock.announce(url)
-                _greet(site, url, token)
-
-            server = _Server(config, on_ready)
-            site.leave = server.leave
-            if site.broken:
-                server.leave()
-            server.run(sockets=[listener])
-        finally:
-            site.stop()
-        if site.broken:
-            raise site.broken
-    finally:
-        lock.release()
-        listener.close()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn that says when it answers."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-    def leave(self) -> None:
-        """End as after a signal, from any thread."""
-        self.should_exit = True
-
-
-def _leave(number: int, frame: object) -> NoReturn:
-    # uvicorn raises the signal again when it is done; the default would skip every `finally`.
-    sys.exit(0)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol named: asyncio asks for it before it turns Nagle's 40 ms off.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise HomeError(
-            f"Port {port} on {host} can't be used ({error.strerror}): stop what listens there, "
-            "or set GRADIO_SERVER_PORT to another port."
-        ) from None
-    return listener
-
-
-def _greet(site: Site, url: str, token: str) -> None:
-    print(f"Vote   {url}", flush=True)  # noqa: T201
-    print(f"Admin  {url}{ADMIN_PATH}?token={token}", flush=True)  # noqa: T201
-    if site.notice:
-        print(site.notice, flush=True)  # noqa: T201

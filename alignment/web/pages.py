@@ -1,0 +1,127 @@
+"""What the app answers with: the voters' routes, the public page, the admin page behind its gate.
+
+Composes them over one Site. Builds no service and starts nothing.
+"""
+
+import logging
+
+import fastapi
+import gradio as gr
+from fastapi_offline import FastAPIOffline
+
+from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate
+from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
+from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.checkup import Checkup
+from alignment.web.compare_tab import build_compare_tab
+from alignment.web.comparison import Comparison
+from alignment.web.own_prompts_tab import OwnPromptHandlers
+from alignment.web.quality_tab import QualityHandlers
+from alignment.web.site import Site
+from alignment.web.training_tab import TrainingHandlers
+from annotation.api_errors import install_api_errors
+from annotation.callers import Callers
+from annotation.origin_guard import OriginGuard
+from annotation.page_files import build_page_routes
+from annotation.page_headers import PageHeaders
+from annotation.prompt_routes import build_prompt_routes
+from annotation.routes import build_vote_routes
+from annotation.sign_in import SignIn, build_sign_in_routes
+from annotation.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.voters import VoterCookies
+from annotation.voting import Voting
+
+log = logging.getLogger(__name__)
+
+MAX_UPLOAD = "1kb"
+"""Nothing on the public page takes a file, and Gradio's upload route can't be left out."""
+MOUNT: dict[str, object] = {
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "ssr_mode": False,
+}
+
+
+def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
+    """The routes, the public page and the admin page on one FastAPI app, /admin behind its gate."""
+    app = FastAPIOffline(
+        docs_url="/api/docs",
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+        static_url="/api/docs-assets",
+        title="Votetune",
+        description="Routes for voters: signed-in Hub users, else bearers of the signed cookie.",
+    )
+    cookies = VoterCookies(site.secret("cookie_secret"), site.sessions, framed=site.on_space)
+    app.include_router(build_vote_routes(site.voting, cookies, site.health, not_yet=site.not_yet))
+    callers = Callers(cookies, site.voting)
+    app.include_router(build_prompt_routes(site.own_prompts, callers.elected))
+    app.include_router(build_page_routes())
+    if site.provider and site.sessions:
+        state_secret = site.secret("login_secret")
+        sign_in = SignIn(site.provider, site.sessions, state_secret, framed=site.on_space)
+        app.include_router(build_sign_in_routes(sign_in))
+    install_api_errors(app)
+    theme = build_theme()
+    # Gradio's mount at / would swallow /admin, so /admin comes first.
+    gr.mount_gradio_app(
+        app,
+        build_admin_page(
+            AdminHandlers(
+                site.pipeline,
+                door,
+                argilla=site.argilla_status,
+                pairs_ready=site.pairs_ready,
+                backup=site.backup_status,
+            ),
+            QualityHandlers(site.pipeline, site.journal, door),
+            OwnPromptHandlers(site.journal, door),
+            TrainingHandlers(
+                site.pipeline, door, Checkup(site.pipeline, site.home.root), site.alignment
+            ),
+            BakeoffHandlers(site.pipeline, door, site.prompts),
+        ),
+        path=ADMIN_PATH,
+        theme=theme,
+        css_paths=[ADMIN_CSS],
+        allowed_paths=[str(site.home.exports)],
+        **MOUNT,
+    )
+    gr.mount_gradio_app(
+        app,
+        build_public_page(site),
+        path="/",
+        theme=theme,
+        css_paths=[*VOTE_CSS],
+        max_file_size=MAX_UPLOAD,
+        **MOUNT,
+    )
+    app.add_middleware(AdminGate, door=door, framed=site.on_space)
+    app.add_middleware(OriginGuard)
+    # Outermost, so that whatever answers carries them.
+    app.add_middleware(PageHeaders, on_space=site.on_space)
+    _warn_where_nobody_may_vote(cookies, site.voting)
+    return app
+
+
+def _warn_where_nobody_may_vote(cookies: VoterCookies, voting: Voting) -> None:
+    if not cookies.has_sign_in and not voting.takes(signed_in=False):
+        log.warning(
+            "ANONYMOUS_VOTES=refuse and nobody can sign in here, so nobody can vote: "
+            "set it to count or store."
+        )
+
+
+def build_public_page(site: Site) -> gr.Blocks:
+    """The page that voters see: vote, and compare."""
+    comparison = Comparison(
+        site.pipeline.registry, site.comparer, max_new_tokens=site.sampling.max_new_tokens
+    )
+    with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
+        with gr.Tab("Vote", id="vote"):
+            build_vote_tab(site.vote_page)
+        with gr.Tab("Compare", id="compare") as tab:
+            build_compare_tab(comparison, tab)
+    page.queue(default_concurrency_limit=4, max_size=64)
+    return page

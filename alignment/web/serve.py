@@ -1,0 +1,124 @@
+"""Serving a home: one app a home, its port, its end by a signal, and what it prints at start."""
+
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+import uvicorn
+
+from alignment.settings import AlignmentSettings
+from alignment.tracking import check_trackio
+from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, load_admin_token
+from alignment.web.pages import build_app
+from alignment.web.site import Site
+from annotation.gold import load_gold
+from annotation.home import Home, HomeError, HomeLock, running_app
+from annotation.prompts import load_prompts
+from annotation.settings import AnnotationSettings
+
+GRACE_S = 3
+
+
+def serve_app(
+    annotation: AnnotationSettings, alignment: AlignmentSettings, *, synthetic: bool = False
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Everything that can be wrong with the settings is found before the home is touched: raises
+    Fault for a bad prompts or gold file, a home in use, a taken port, a base that can't be had.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    prompts = load_prompts(annotation.prompts) if annotation.prompts else None
+    gold = load_gold(annotation.gold_pairs) if annotation.gold_pairs else []
+    if alignment.trackio_project:
+        check_trackio()
+    home = Home(annotation.votetune_home)
+    if running := running_app(home):
+        raise HomeError(
+            f"Another app already serves the home {home.root} at {running.url} "
+            f"(process {running.pid}): stop it, or set another VOTETUNE_HOME."
+        )
+    listener = _listen(annotation.gradio_server_name, annotation.gradio_server_port)
+    home.prepare()
+    lock = HomeLock(home)
+    url = f"http://{annotation.gradio_server_name}:{annotation.gradio_server_port}"
+    try:
+        site = Site(annotation, alignment, prompts, gold, synthetic=synthetic)
+        try:
+            site.start()
+            configured = alignment.admin_token.get_secret_value() if alignment.admin_token else None
+            token = load_admin_token(configured, home.admin_token)
+            config = uvicorn.Config(
+                build_app(site, AdminDoor(token)),
+                log_level="warning",
+                access_log=False,
+                proxy_headers=False,
+                # Trackio brings uvloop and httptools, which uvicorn would take unasked.
+                loop="asyncio",
+                http="h11",
+                timeout_graceful_shutdown=GRACE_S,
+            )
+
+            def on_ready() -> None:
+                lock.announce(url)
+                _greet(site, url, token)
+
+            server = _Server(config, on_ready)
+            site.leave = server.leave
+            if site.broken:
+                server.leave()
+            server.run(sockets=[listener])
+        finally:
+            site.stop()
+        if site.broken:
+            raise site.broken
+    finally:
+        lock.release()
+        listener.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    def leave(self) -> None:
+        """End as after a signal, from any thread."""
+        self.should_exit = True
+
+
+def _leave(number: int, frame: object) -> NoReturn:
+    # uvicorn raises the signal again when it is done; the default would skip every `finally`.
+    sys.exit(0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol named: asyncio asks for it before it turns Nagle's 40 ms off.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise HomeError(
+            f"Port {port} on {host} can't be used ({error.strerror}): stop what listens there, "
+            "or set GRADIO_SERVER_PORT to another port."
+        ) from None
+    return listener
+
+
+def _greet(site: Site, url: str, token: str) -> None:
+    print(f"Vote   {url}", flush=True)  # noqa: T201
+    print(f"Admin  {url}{ADMIN_PATH}?token={token}", flush=True)  # noqa: T201
+    if site.notice:
+        print(site.notice, flush=True)  # noqa: T201
