@@ -238,6 +238,15 @@ class Journal(JournalReader):
         )
         return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
 
+    def retire_waiting_pairs(self) -> "Future[int]":
+        """Take sampled pairs without a vote, held by nobody, out of play (the policy changed)."""
+        now = to_text(self._clock())
+        sql = (
+            "UPDATE pairs SET retired_at = :now, backed_up = 0 WHERE retired_at IS NULL"
+            " AND kind = 'pool' AND votes = 0 AND leased_until <= :now"
+        )
+        return self._writer.submit(lambda db: db.execute(sql, {"now": now}).rowcount)
+
     def retire_comparisons(self) -> "Future[int]":
         """Take the comparisons in play out of it (other models are compared next); how many.
 

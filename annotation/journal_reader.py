@@ -171,6 +171,12 @@ class JournalReader:
             {"now": to_text(now)},
         )
 
+    def comparison_votes(self) -> int:
+        """How many live votes on comparisons count."""
+        return self._number(
+            "SELECT coalesce(sum(votes), 0) FROM pairs WHERE kind <> 'pool' AND kind = 'compare'"
+        )
+
     def votes_on(self, kind: PairKind) -> list[Vote]:
         """The live votes on pairs of one kind other than the pool's, oldest first."""
         rows = self._rows(

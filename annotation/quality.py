@@ -198,7 +198,7 @@ def share_of(count: int, total: int) -> Share | None:
     # Imported here for its time, which a vote need not take; scipy.stats would take four times it.
     from scipy.special import bdtr
 
-    low, high = _wilson(count / total, total)
+    low, high = wilson_interval(count / total, total)
     # At one half the distribution is symmetric, so two tails are twice the smaller one.
     tails = 2 * float(bdtr(min(count, total - count), total, 0.5))
     return Share(count, total, low, high, min(1.0, tails))
@@ -238,7 +238,7 @@ def estimate_flip_rate(votes: Iterable[Vote]) -> FlipRate | None:
     error = _ratio_error(differing, compared)
     # No spread seen, all alike or a single pair: then a pair is one comparison, at the most.
     effective = min(total, d * (1 - d) / error**2) if error > 0 else float(pairs)
-    low, high = _wilson(d, effective)
+    low, high = wilson_interval(d, effective)
     slope = math.sqrt(max(0.0, 1 - 2 * d))
     return FlipRate(
         rate=_from_disagreement(d),
@@ -325,7 +325,7 @@ def _ratio_error(counts: Sequence[int], totals: Sequence[int]) -> float:
     return math.sqrt(squares * n / (n - 1)) / total
 
 
-def _wilson(share: float, total: float) -> tuple[float, float]:
+def wilson_interval(share: float, total: float) -> tuple[float, float]:
     """Wilson's 95 % interval (1927); `total` need not be whole."""
     middle = (share + _Z**2 / (2 * total)) / (1 + _Z**2 / total)
     half = (

@@ -17,6 +17,7 @@ TABS = {
     "alignment/web/admin_tab.py",
     "alignment/web/bakeoff_tab.py",
     "alignment/web/compare_tab.py",
+    "alignment/web/leaderboard_tab.py",
     "alignment/web/own_prompts_tab.py",
     "alignment/web/quality_tab.py",
     "alignment/web/training_tab.py",

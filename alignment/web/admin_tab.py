@@ -20,6 +20,7 @@ from alignment.web.admin_view import (
     preview_rows,
 )
 from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
+from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_section
 from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
 from alignment.web.quality_tab import QualityHandlers, build_quality_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
@@ -85,6 +86,7 @@ def build_admin_page(
     own_prompts: OwnPromptHandlers,
     training: TrainingHandlers,
     bakeoff: BakeoffHandlers,
+    leaderboard: LeaderboardHandlers,
 ) -> gr.Blocks:
     """The whole page, a section for each step of the loop: layout first, then its events."""
     with gr.Blocks(title="Votetune admin", analytics_enabled=False) as page:
@@ -99,6 +101,7 @@ def build_admin_page(
         _build_dataset(handlers)
         run = build_training_section(training, page, timer)
         build_bakeoff_section(bakeoff, page, timer)
+        build_leaderboard_section(leaderboard, page, timer)
         _build_hub(handlers, run)
     page.queue(default_concurrency_limit=4)
     return page

@@ -15,6 +15,7 @@ from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.checkup import Checkup
 from alignment.web.compare_tab import build_compare_tab
 from alignment.web.comparison import Comparison
+from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_tab
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.site import Site
@@ -81,6 +82,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
                 site.pipeline, door, Checkup(site.pipeline, site.home.root), site.alignment
             ),
             BakeoffHandlers(site.pipeline, door, site.prompts),
+            LeaderboardHandlers(site.contest, site.pipeline.registry, door),
         ),
         path=ADMIN_PATH,
         theme=theme,
@@ -93,7 +95,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         build_public_page(site),
         path="/",
         theme=theme,
-        css_paths=[*VOTE_CSS],
+        css_paths=[*VOTE_CSS, ADMIN_CSS],
         max_file_size=MAX_UPLOAD,
         **MOUNT,
     )
@@ -114,7 +116,7 @@ def _warn_where_nobody_may_vote(cookies: VoterCookies, voting: Voting) -> None:
 
 
 def build_public_page(site: Site) -> gr.Blocks:
-    """The page that voters see: vote, and compare."""
+    """The page that voters see: vote, compare, and what was decided."""
     comparison = Comparison(
         site.pipeline.registry, site.comparer, max_new_tokens=site.sampling.max_new_tokens
     )
@@ -123,5 +125,7 @@ def build_public_page(site: Site) -> gr.Blocks:
             build_vote_tab(site.vote_page)
         with gr.Tab("Compare", id="compare") as tab:
             build_compare_tab(comparison, tab)
+        with gr.Tab("Leaderboard", id="leaderboard") as tab:
+            build_leaderboard_tab(site.contest, site.pipeline.registry, tab)
     page.queue(default_concurrency_limit=4, max_size=64)
     return page

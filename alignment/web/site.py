@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 from alignment.base import resolve_base
+from alignment.contest import Contest, GateWatch
 from alignment.generation import SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
@@ -24,6 +25,7 @@ from annotation.argilla_store import ArgillaConnection
 from annotation.argilla_sync import ArgillaSync
 from annotation.backup import BackupError
 from annotation.backup_sync import BackupStatus, BackupSync
+from annotation.comparing import ComparisonPool
 from annotation.gold import GoldRow, gold_pairs
 from annotation.home import Home, derived_secret
 from annotation.journal import Journal
@@ -32,7 +34,7 @@ from annotation.own_prompts import OwnPrompts
 from annotation.prompts import load_prompts
 from annotation.routes import Health
 from annotation.sampling import PairPool
-from annotation.schema import Prompt, VoteSource, utc_now
+from annotation.schema import Prompt, Split, VoteSource, utc_now
 from annotation.sessions import Sessions
 from annotation.settings import AnnotationSettings
 from annotation.sign_in import Provider
@@ -82,14 +84,18 @@ class Site:
         self.sampler = self._sampler("sampler")
         # It starts when somebody asks, in the midst of others' voting.
         self.comparer = self._sampler("comparer", patient=True)
+        asked = prompts or (starter_prompts() if self.base.is_starter else load_prompts(None))
         self.pool = PairPool(
             self.journal,
-            prompts or (starter_prompts() if self.base.is_starter else load_prompts(None)),
+            asked,
             self.sampler,
             model=lambda: self.pipeline.registry.policy().ref,
             sampling=self.sampling,
             votes_per_pair=annotation.votes_per_pair,
         )
+        self.contest = Contest(self.pipeline.registry, self.journal, share=annotation.compare_share)
+        self.comparisons = self._comparison_pool(asked)
+        self.gate_watch = GateWatch(self.contest, self.journal)
         secret = self.secret("side_secret")
         self.journal.set_gold_pairs(gold_pairs(gold, secret, utc_now())).result()
         self.voting = Voting(
@@ -100,6 +106,7 @@ class Site:
             anonymous=annotation.anonymous_votes,
             repeat_share=annotation.repeat_share,
             gold_share=annotation.gold_share if gold else 0.0,
+            compare_share=self.contest.compare_share,
         )
         self.sessions = self._build_sessions()
         self.own_prompts = OwnPrompts(
@@ -117,6 +124,18 @@ class Site:
         self.broken: BackupError | None = None
         self.leave: Callable[[], None] = lambda: None
         self.backup = self._backup_sync()
+
+    def _comparison_pool(self, asked: list[Prompt]) -> ComparisonPool | None:
+        """Where comparisons are wanted and some prompts are kept for them."""
+        if not self._annotation.compare_share or all(p.split is Split.TRAIN for p in asked):
+            return None
+        return ComparisonPool(
+            self.journal,
+            asked,
+            self.sampler,
+            models=self.contest.models,
+            sampling=self.sampling,
+        )
 
     def _build_sessions(self) -> Sessions | None:
         """Where people may sign in: who has."""
@@ -202,6 +221,9 @@ class Site:
         self._closing.callback(self.own_prompts.stop)
         # Left in reverse: a stopped sampler fails the batch that the pool would wait for.
         self._closing.callback(self.pool.stop)
+        if self.comparisons is not None:
+            self._closing.callback(self.gate_watch.stop)
+            self._closing.callback(self.comparisons.stop)
         self._closing.callback(self.sampler.stop)
         if self.embedded is not None:
             self.embedded.start()
@@ -220,6 +242,9 @@ class Site:
 
     def _open(self) -> None:
         self.pool.start()
+        if self.comparisons is not None:
+            self.comparisons.start()
+            self.gate_watch.start()
         self.sync.start()
 
     def not_yet(self) -> str | None:
