@@ -308,6 +308,30 @@ def test_a_reader_who_goes_stops_the_drawing_within_a_second(
     assert len(journal.pairs()) == 1
 
 
+def test_votes_are_taken_while_prompts_are_answered_and_drafts_are_few(
+    serve: Serve, journal: Journal, script: Script
+) -> None:
+    journal.add_pairs([make_pair("p0")]).result()
+    script.go_on.clear()
+    answered: list[list[dict[str, Any]]] = []
+    with serve() as url, httpx.Client(base_url=url) as asker, httpx.Client(base_url=url) as voter:
+        asking = threading.Thread(target=lambda: answered.append(ask(asker)))
+        asking.start()
+        while not script.asked:
+            time.sleep(0.01)
+        began = time.monotonic()
+        pair = voter.post("/api/pairs").json()["id"]
+        vote = {"pair": pair, "choice": "a"}
+        assert voter.post("/api/votes", json=vote).status_code == 201
+        assert answered == []
+        time.sleep(1)
+        script.go_on.set()
+        asking.join(20)
+        took_s = time.monotonic() - began
+    # The script yields fifty times a second; of that, ten drafts a second reach the loop.
+    assert 2 <= len(answered[0]) <= 10 * took_s + 3
+
+
 # Moderation
 
 

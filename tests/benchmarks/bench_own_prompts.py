@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 
 from tests.benchmarks.bench_votes import SECONDS, THINK_S, VOTERS, measure
 from tests.running_app import start_app
@@ -42,11 +41,6 @@ async def measure_flooded(url: str) -> tuple[list[float], list[float]]:
     return took, answered
 
 
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def percentiles(took: list[float]) -> str:
     milliseconds = sorted(1000 * seconds for seconds in took)
     p95 = milliseconds[int(0.95 * len(milliseconds))]
@@ -59,18 +53,13 @@ def main() -> None:
         try:
             app.wait_for("Argilla", lambda health: health["argilla"] == "ready", 240)
             # Each again, so that a change of the machine's other load shows.
-            server = psutil.Process(app.process.pid)
             for _ in range(2):
-                start_s = cpu_s(server)
                 calm, _ = asyncio.run(measure(app.url))
-                between_s = cpu_s(server)
                 flooded, answered = asyncio.run(measure_flooded(app.url))
-                more_ms = 1000 * (cpu_s(server) - 2 * between_s + start_s) / max(1, len(answered))
                 print(
                     f"POST /api/votes, {VOTERS} voters thinking {THINK_S:.0f} s "
                     f"(load {os.getloadavg()[0]:.1f}): {percentiles(calm)}; with {ASKERS} askers "
-                    f"of own prompts, {len(answered)} answered: {percentiles(flooded)}; each takes "
-                    f"about {more_ms:.0f} CPU-ms of the process that takes the votes",
+                    f"of own prompts, {len(answered)} answered: {percentiles(flooded)}",
                     flush=True,
                 )
         finally:
