@@ -338,8 +338,8 @@ a tie, {c.both_bad} where both answers were bad, {c.conflicts} without a majorit
 {c.eval_left_out} whose prompt is kept for evaluation (a fifth of all prompts, by hash). Votes \
 that were undone, skipped or not counted are not in it, nor are questions with a known answer and \
 pairs shown twice, which only check the votes. A prompt that a voter asked is treated as any other.
-A voter may delete their votes at any time; a copy of this dataset made before that can't be called
-back.
+A voter may delete their votes at any time; a copy of this dataset
+made before that can't be called back.
 
 ## Schema
 | column | meaning |

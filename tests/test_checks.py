@@ -186,10 +186,10 @@ def test_a_write_that_runs_twice_gives_the_same_check(journal: Journal, tmp_path
 
 
 def test_drawing_a_check_reads_indexes_and_no_whole_table(journal: Journal) -> None:
-    from annotation.journal_checks import _CHECKS_GIVEN, _DECIDED, _GIVEN, _GOLD
+    from annotation.journal_checks import _CHECKS_GIVEN, _DECIDED, _GOLD, GIVEN
 
     values = {"voter": "ann", "between": 5}
-    for sql in (_GIVEN, _CHECKS_GIVEN, _GOLD, _DECIDED):
+    for sql in (GIVEN, _CHECKS_GIVEN, _GOLD, _DECIDED):
         plan = on_writer(
             journal,
             lambda db, sql=sql: [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)],

@@ -6,45 +6,32 @@ so that the limit for one voter does not hold them back.
 
 import asyncio
 import json
-import os
-import statistics
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 import httpx
 
-from tests.benchmarks.bench_votes import SECONDS, THINK_S, VOTERS, measure
+from tests.benchmarks.bench_votes import measure
 from tests.running_app import start_app
 
-ASKERS = 8
+ASKERS, VOTERS, SECONDS = 8, 50, 30.0
 
 
-async def asker(client: httpx.AsyncClient, until: float, answered: list[float]) -> None:
-    while time.monotonic() < until:
-        began = time.monotonic()
+async def ask_until(client: httpx.AsyncClient, over: threading.Event, answered: list[str]) -> None:
+    while not over.is_set():
         client.cookies.clear()
         answer = await client.post("/api/prompts", json={"text": "What is the capital of Peru?"})
+        last = json.loads(answer.text.splitlines()[-1])
         if answer.status_code == 503:
             await asyncio.sleep(1)
-        elif "pair" in json.loads(answer.text.splitlines()[-1]):
-            answered.append(time.monotonic() - began)
+        elif "pair" in last:
+            answered.append(last["pair"]["id"])
 
 
-async def measure_flooded(url: str) -> tuple[list[float], list[float]]:
-    answered: list[float] = []
-    until = time.monotonic() + SECONDS
+async def flood(url: str, over: threading.Event, answered: list[str]) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        (took, _), *_ = await asyncio.gather(
-            measure(url), *(asker(client, until, answered) for _ in range(ASKERS))
-        )
-    return took, answered
-
-
-def percentiles(took: list[float]) -> str:
-    milliseconds = sorted(1000 * seconds for seconds in took)
-    p95 = milliseconds[int(0.95 * len(milliseconds))]
-    return f"p50 {statistics.median(milliseconds):.1f}, p95 {p95:.1f} ms of {len(took)}"
+        await asyncio.gather(*(ask_until(client, over, answered) for _ in range(ASKERS)))
 
 
 def main() -> None:
@@ -52,16 +39,20 @@ def main() -> None:
         app = start_app(Path(scratch) / "home")
         try:
             app.wait_for("Argilla", lambda health: health["argilla"] == "ready", 240)
-            # Each again, so that a change of the machine's other load shows.
+            # Each twice, so that a change of the machine's other load shows.
             for _ in range(2):
-                calm, _ = asyncio.run(measure(app.url))
-                flooded, answered = asyncio.run(measure_flooded(app.url))
-                print(
-                    f"POST /api/votes, {VOTERS} voters thinking {THINK_S:.0f} s "
-                    f"(load {os.getloadavg()[0]:.1f}): {percentiles(calm)}; with {ASKERS} askers "
-                    f"of own prompts, {len(answered)} answered: {percentiles(flooded)}",
-                    flush=True,
+                print(f"nobody asks: {measure(app, VOTERS, SECONDS)}", flush=True)
+                over, answered = threading.Event(), list[str]()
+                asking = threading.Thread(
+                    target=lambda over=over, answered=answered: asyncio.run(
+                        flood(app.url, over, answered)
+                    )
                 )
+                asking.start()
+                report = measure(app, VOTERS, SECONDS)
+                over.set()
+                asking.join()
+                print(f"{ASKERS} ask, {len(answered)} answered: {report}", flush=True)
         finally:
             app.stop()
 
