@@ -256,9 +256,14 @@ class Journal(JournalReader):
         sql = f"UPDATE pairs SET retired_at = ?, backed_up = 0 WHERE {COMPARISONS}"  # noqa: S608
         return self._writer.submit(lambda db: db.execute(sql, (now,)).rowcount)
 
-    def submit(self, run: "Callable[[sqlite3.Connection], _Result]") -> "Future[_Result]":
-        """Run `run` as one write, for the modules that own a part of the file (the backup)."""
-        return self._writer.submit(run)
+    def submit(
+        self, run: "Callable[[sqlite3.Connection], _Result]", *, scrub: bool = False
+    ) -> "Future[_Result]":
+        """Run `run` as one write, for the modules that own a part of the file (the backup).
+
+        With `scrub`, what it deletes leaves the file's bytes too.
+        """
+        return self._writer.submit(run, scrub=scrub)
 
     def close(self) -> None:
         """Commit what is queued, fold the WAL in, close everything. Safe to call twice."""

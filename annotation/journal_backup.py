@@ -161,7 +161,7 @@ class JournalBackup(BackupReader):
             )
             db.execute("DELETE FROM deletions WHERE in_argilla AND in_backup")
 
-        return self._journal.submit(run)
+        return self._journal.submit(run, scrub=True)
 
     def set_error(self, line: str | None) -> "Future[None]":
         """Keep why the backup does not have everything, for whoever asks for the state."""

@@ -15,6 +15,7 @@ from typing import Literal
 
 from annotation.journal_reader import JournalReader
 from annotation.journal_schema import open_writer, to_text
+from annotation.journal_votes import recount
 from annotation.schema import Pair, Vote, utc_now
 
 ARGILLA_NOTE = "argilla:dataset"
@@ -44,6 +45,7 @@ def delete_voter(db: sqlite3.Connection, voter: str, now: datetime, *, has_backu
     A pair of theirs that somebody else has voted on stays, without its author.
     """
     voted = _ids(db, "SELECT DISTINCT pair_id FROM votes WHERE voter = :voter", voter)
+    touched = _ids(db, "SELECT pair_id FROM assignments WHERE voter = :voter", voter)
     removed = _ids(
         db,
         "SELECT id FROM pairs WHERE (author = :voter OR only_for = :voter) AND NOT EXISTS"
@@ -61,11 +63,8 @@ def delete_voter(db: sqlite3.Connection, voter: str, now: datetime, *, has_backu
     db.executemany("DELETE FROM pairs WHERE id = ?", gone)
     db.execute("UPDATE pairs SET author = NULL WHERE author = ?", (voter,))
     db.execute("UPDATE pairs SET only_for = NULL WHERE only_for = ?", (voter,))
-    db.executemany(
-        "UPDATE pairs SET votes = (SELECT count(*) FROM votes WHERE pair_id = pairs.id"
-        " AND superseded_at IS NULL AND counted AND set_aside IS NULL) WHERE id = ?",
-        [(pair_id,) for pair_id in voted],
-    )
+    for pair_id in touched:
+        recount(db, pair_id)
     if voted or removed:
         _remember(db, Deletion(voter, now, votes, voted, removed), has_backup=has_backup)
     return votes

@@ -123,7 +123,7 @@ def set_aside(db: sqlite3.Connection, voter: str, why: str | None, now: datetime
     )
     changed = db.execute("UPDATE votes SET set_aside = ? WHERE voter = ?", (why, voter)).rowcount
     for row in db.execute("SELECT DISTINCT pair_id FROM votes WHERE voter = ?", (voter,)):
-        _recount(db, row["pair_id"])
+        recount(db, row["pair_id"])
     return changed
 
 
@@ -135,7 +135,7 @@ def count_waiting(db: sqlite3.Connection, pair_id: str, now: datetime) -> None:
             "UPDATE votes SET counted = 1, why = NULL, revision = revision + 1 WHERE id = ?",
             (row["id"],),
         )
-    _recount(db, pair_id)
+    recount(db, pair_id)
 
 
 def refuse_waiting(db: sqlite3.Connection, pair_id: str, now: datetime) -> None:
@@ -210,7 +210,7 @@ def _insert(db: sqlite3.Connection, vote: Vote, *, delivered: bool) -> None:
         " VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET done = 1",
         (vote.voter, vote.pair_id, moment, moment),
     )
-    _recount(db, vote.pair_id)
+    recount(db, vote.pair_id)
 
 
 def _why_not(pair: sqlite3.Row) -> str | None:
@@ -240,7 +240,7 @@ def _supersede(db: sqlite3.Connection, vote: Vote, now: datetime, *, delivered: 
             "UPDATE assignments SET done = 0 WHERE voter = ? AND pair_id = ?",
             (vote.voter, vote.pair_id),
         )
-    _recount(db, vote.pair_id)
+    recount(db, vote.pair_id)
 
 
 def _change_words(db: sqlite3.Connection, vote: Vote, now: datetime) -> None:
@@ -263,7 +263,8 @@ def _mark_delivered(db: sqlite3.Connection, vote_id: str) -> None:
     db.execute("UPDATE votes SET delivered_revision = revision WHERE id = ?", (vote_id,))
 
 
-def _recount(db: sqlite3.Connection, pair_id: str) -> None:
+def recount(db: sqlite3.Connection, pair_id: str) -> None:
+    """Make what a pair says of its votes and leases true again."""
     db.execute(
         "UPDATE pairs SET votes = (SELECT count(*) FROM votes"
         " WHERE pair_id = pairs.id AND superseded_at IS NULL AND counted AND set_aside IS NULL),"

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from annotation.api_errors import FIELDS, ErrorOut, OneLineRoute, Refused
+from annotation.api_errors import FIELDS, ErrorOut, OneLineRoute, Refused, error_answers
 from annotation.faults import Fault
 from annotation.own_prompts import (
     MAX_OWN_PROMPT_CHARACTERS,
@@ -71,6 +71,7 @@ def build_prompt_routes(
     Voter = Annotated[str, Depends(voter)]  # noqa: N806 - a type
     answers: dict[int | str, dict[str, Any]] = {
         200: {"content": {MEDIA_TYPE: {}}, "description": _LINES},
+        **error_answers(401),
         **{code: {"model": ErrorOut, "description": says} for code, says in _SAYS.items()},
     }
 

@@ -128,6 +128,22 @@ def test_a_pair_that_only_the_deleted_voted_on_wants_votes_again(journal: Journa
     assert give(journal, BOB) == "p0"
 
 
+def test_a_pair_that_the_deleted_still_held_is_free_at_once(journal: Journal) -> None:
+    journal.add_pairs([make_pair("p0")]).result()
+    assert give(journal, ANN) == "p0"
+    assert journal.ready_count(votes_per_pair=1, now=NOON) == 0
+    journal.delete_voter(ANN).result()
+    assert journal.ready_count(votes_per_pair=1, now=NOON) == 1
+
+
+def test_the_backups_own_writes_are_scrubbed_where_asked(journal: Journal, path: Path) -> None:
+    fill(journal)
+    votes = "DELETE FROM votes WHERE voter = 'other-1'"
+    held = "DELETE FROM assignments WHERE voter = 'other-1'"
+    journal.submit(lambda db: (db.execute(votes), db.execute(held)), scrub=True).result()
+    eventually(lambda: b"other-1" not in bytes_of(path))
+
+
 def test_a_second_deletion_finds_nothing(journal: Journal) -> None:
     fill(journal)
     assert [journal.delete_voter(ANN).result() for _ in range(2)] == [20, 0]

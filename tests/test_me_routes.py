@@ -149,7 +149,7 @@ def test_progress_reads_indexes_and_no_whole_table(
     monkeypatch.setattr(journal, "_rows", explained)
     ProgressBoard(journal, votes_per_pair=1, clock=lambda: NOW).progress(ME)
     looked = [plan for plan in plans if plan.startswith(("SEARCH", "SCAN"))]
-    indexes = ("votes_by_voter", "votes_by_time", "pairs_by_votes")
+    indexes = ("votes_by_voter", "votes_by_time", "pairs_in_play")
     named = [next(name for name in indexes if name in plan) for plan in looked if "INDEX" in plan]
     assert set(named) == set(indexes)
     assert all("INDEX" in plan or "CONSTANT ROW" in plan for plan in looked)

@@ -25,6 +25,7 @@ from annotation.own_prompts import MAX_WAITING, Mode, OwnPrompts
 from annotation.prompt_routes import build_prompt_routes
 from annotation.routes import Health, build_vote_routes
 from annotation.schema import (
+    AnonymousVotes,
     Choice,
     Finish,
     ModelRef,
@@ -90,8 +91,8 @@ def serve(journal: Journal, script: Script) -> Iterator[Serve]:
     """Serves the routes in this process, with prompts `mode`; gives the address."""
 
     @contextmanager
-    def served(mode: Mode = "open") -> Iterator[str]:
-        voting = Voting(journal, votes_per_pair=1, side_secret=b"side")
+    def served(mode: Mode = "open", anonymous: AnonymousVotes = "count") -> Iterator[str]:
+        voting = Voting(journal, votes_per_pair=1, side_secret=b"side", anonymous=anonymous)
         own = OwnPrompts(
             journal,
             script,
@@ -118,6 +119,16 @@ def serve(journal: Journal, script: Script) -> Iterator[Serve]:
             thread.join(20)
 
     return served
+
+
+def test_where_votes_without_sign_in_are_refused_so_are_prompts(
+    serve: Serve, script: Script
+) -> None:
+    with serve(anonymous="refuse") as url, httpx.Client(base_url=url) as client:
+        refused = client.post("/api/prompts", json={"text": "What is rain?"})
+        assert refused.status_code == 401
+        assert "no votes without sign-in" in refused.json()["detail"]
+    assert script.asked == []
 
 
 def ask(client: httpx.Client, text: str = "What is rain?") -> list[dict[str, Any]]:
