@@ -22,6 +22,7 @@ from annotation.backup import (
     Wish,
 )
 from annotation.journal import Journal
+from annotation.journal_deletion import Deletion
 from annotation.journal_reader import IDS_PER_QUERY, JournalReader
 from annotation.journal_restore import Restored, restore_snapshot
 from annotation.journal_schema import pair_from_row, to_text, vote_from_row
@@ -81,7 +82,7 @@ class BackupReader(JournalReader):
 
     def is_empty(self) -> bool:
         """Whether nothing was ever sampled or voted on here; gold pairs come with every start."""
-        sampled = "SELECT 1 FROM pairs WHERE kind IN ('pool', 'own')"
+        sampled = "SELECT 1 FROM pairs WHERE kind <> 'gold'"
         return not self._number(f"SELECT EXISTS ({sampled}) OR EXISTS (SELECT 1 FROM votes)")  # noqa: S608
 
     def held_votes(self) -> int:
@@ -154,14 +155,9 @@ class JournalBackup(BackupReader):
     def finish(self, wish: Wish) -> "Future[None]":
         """The backup holds nothing of that voter any more; a wish renewed since stays."""
 
-        def run(db: sqlite3.Connection) -> None:
-            key = (wish.voter, to_text(wish.requested_at))
-            db.execute(
-                "UPDATE deletions SET in_backup = 1 WHERE voter = ? AND requested_at = ?", key
-            )
-            db.execute("DELETE FROM deletions WHERE in_argilla AND in_backup")
-
-        return self._journal.submit(run, scrub=True)
+        assert wish.voter is not None
+        asked = Deletion(wish.voter, wish.requested_at, wish.votes, wish.voted, wish.removed)
+        return self._journal.finish_deletion(asked, "in_backup")
 
     def set_error(self, line: str | None) -> "Future[None]":
         """Keep why the backup does not have everything, for whoever asks for the state."""
@@ -181,7 +177,7 @@ class JournalBackup(BackupReader):
             _note(db, _read_note(repo), last)
             return found
 
-        return self._journal.submit(run)
+        return self._journal.submit(run, scrub=bool(held.wishes))
 
 
 def _mark(db: sqlite3.Connection, event: Event) -> None:

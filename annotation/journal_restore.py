@@ -64,8 +64,9 @@ def _restore_pair(db: sqlite3.Connection, stored: StoredPair, base: BackupBase, 
     retired = to_text(stored.retired_at) if stored.retired_at else None
     sampled = pair.kind in (PairKind.POOL, PairKind.OWN)
     is_ours = all(base.is_of(completion.model) for completion in pair.completions)
-    # Which gold pairs are in play is said by the file of this start, not by an earlier one's.
-    if pair.kind is PairKind.GOLD or (sampled and not is_ours):
+    # Which gold pairs and comparisons are in play is for this start to say, not for an earlier one.
+    chosen_here = pair.kind in (PairKind.GOLD, PairKind.COMPARE)
+    if chosen_here or (sampled and not is_ours):
         retired = retired or now
     added = db.execute(
         "INSERT INTO pairs (id, prompt_id, messages, first, second, created_at, kind, only_for,"
@@ -73,7 +74,7 @@ def _restore_pair(db: sqlite3.Connection, stored: StoredPair, base: BackupBase, 
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1) ON CONFLICT (id) DO NOTHING",
         (*pair_to_row(pair), retired, int(not pair.is_public)),
     ).rowcount
-    if not added and pair.kind is not PairKind.GOLD:
+    if not added and not chosen_here:
         db.execute(
             "UPDATE pairs SET retired_at = coalesce(retired_at, ?),"
             " only_for = CASE WHEN ? IS NULL THEN NULL ELSE only_for END WHERE id = ?",

@@ -1,13 +1,11 @@
 """Votes reach the backup and come home again, over real HTTP, whatever the Hub does meanwhile."""
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import hub_double as double
@@ -32,7 +30,8 @@ from annotation.backup_repo import BackupRepo
 from annotation.backup_sync import BackupSync
 from annotation.journal import Journal
 from annotation.journal_backup import JournalBackup
-from annotation.schema import Choice, PairKind, Reason, Vote, VoteSource
+from annotation.journal_deletion import ARGILLA_NOTE
+from annotation.schema import Choice, Pair, PairKind, Reason, Vote, VoteSource
 
 REPO = "ada/votes"
 BASE = BackupBase(FIRST_MODEL.base, FIRST_MODEL.base_revision)
@@ -46,7 +45,7 @@ class Home:
         self, folder: Path, *, base: BackupBase = BASE, token: str = WRITER, repo: str = REPO
     ) -> None:
         self.path = folder / "journal.sqlite3"
-        self.journal = Journal(self.path)
+        self.journal = Journal(self.path, has_backup=True)
         self.opened, self.broken = threading.Event(), threading.Event()
         self.why = ""
         self.sync = BackupSync(
@@ -155,13 +154,15 @@ def test_all_of_a_home_comes_back_on_an_empty_one(hub_double: HubDouble, make_ho
     assert back.journal.pairs() == kept.journal.pairs()
     assert back.journal.set_aside_voters() == {"eve": "always left"}
     assert history(back.journal) == history(kept.journal)
-    assert back.journal.vote_count() == kept.journal.vote_count() == 2
+    assert back.journal.vote_count() == kept.journal.vote_count() == 1
     assert back.sync.status().waiting == 0, "what came from the backup does not go there again"
     # It goes on: nobody is shown a pair twice, what was set aside stays so, bring-back works.
     assert give(back.journal, "ann") is None
     back.journal.add_vote(make_vote("v6", "p1", "eve")).result()
     assert back.votes()["v6"].set_aside == "always left"
     back.journal.bring_back("eve").result()
+    assert back.journal.vote_count() == 3
+    back.journal.approve_pair("own").result()
     assert back.journal.vote_count() == 4
 
 
@@ -177,8 +178,9 @@ def test_a_restored_vote_is_delivered_to_argilla_again_but_no_replaced_one(
     one.settle().stop()
     back = make_home("other").start()
     assert back.opened.wait(10)
-    # v1 would wipe Argilla's own vote of ann's, which never goes back; v2's undo must get there.
-    assert {v.id for v in back.journal.undelivered_votes(99)} == {"v2", "v3", "v5"}
+    # v1 would wipe Argilla's own vote of ann's, which never goes back; v2's undo must get
+    # there; v5 is on a prompt that waits for approval.
+    assert {v.id for v in back.journal.undelivered_votes(99)} == {"v2", "v3"}
     assert {p.id for p in back.journal.undelivered_pairs(99)} == {"p1", "p2"}
 
 
@@ -336,6 +338,32 @@ def test_two_instances_append_side_by_side_and_lose_nothing(
     assert len(live) == 1
 
 
+def test_gold_pairs_of_this_start_stay_and_earlier_ones_come_back_retired(
+    hub_double: HubDouble, make_home: MakeHome
+):
+    def gold(name: str) -> Pair:
+        return replace(make_pair(name), kind=PairKind.GOLD, expected=Choice.A)
+
+    one = make_home().start()
+    fill(one.journal)
+    one.journal.set_gold_pairs([gold("same"), gold("earlier")]).result()
+    one.journal.add_vote(make_vote("v6", "earlier", "ann")).result()
+    one.settle().stop()
+    back = make_home("other")
+    back.journal.set_gold_pairs([gold("same"), gold("now")]).result()
+    back.start()
+    assert not back.opened.is_set(), "a home with nothing but its gold pairs waits for its votes"
+    assert back.opened.wait(10)
+    in_play = on_writer(
+        back.journal,
+        lambda db: db.execute(
+            "SELECT id FROM pairs WHERE kind = 'gold' AND retired_at IS NULL ORDER BY id"
+        ).fetchall(),
+    )
+    assert [row["id"] for row in in_play] == ["now", "same"]
+    assert "v6" in back.votes()
+
+
 def test_another_repository_gets_everything_too(hub_double: HubDouble, make_home: MakeHome):
     hub_double.add_repo("ada/before", {}, kind="datasets", private=True)
     one = make_home(repo="ada/before").start()
@@ -461,26 +489,9 @@ def test_the_token_reaches_neither_storage_nor_the_repository(
     assert WRITER.encode() not in everything(hub_double)
 
 
-def ask_to_forget(journal: Journal, voter: str, at: str, *, in_argilla: int = 1) -> None:
-    """What a voter's wish leaves in a journal: no vote of theirs, and a row that names them."""
-    wish = (voter, at, 1, json.dumps({"voted": ["p1"], "removed": ["own"]}), in_argilla)
-
-    def run(db) -> None:
-        votes = "SELECT id FROM votes WHERE voter = ? OR pair_id = 'own'"
-        db.execute(f"DELETE FROM vote_history WHERE vote_id IN ({votes})", (voter,))
-        db.execute(f"DELETE FROM votes WHERE id IN ({votes})", (voter,))
-        db.execute("DELETE FROM assignments WHERE voter = ? OR pair_id = 'own'", (voter,))
-        db.execute("DELETE FROM pairs WHERE id = 'own'")
-        db.execute(
-            "INSERT INTO deletions (voter, requested_at, votes, pairs, in_argilla, in_backup)"
-            " VALUES (?, ?, ?, ?, ?, 0)",
-            wish,
-        )
-
-    on_writer(journal, run)
-
-
-LATER = (NOON + timedelta(days=1)).isoformat(timespec="microseconds")
+def ask_to_forget(journal: Journal) -> None:
+    """Ann asks, on the page; her own prompt, on which nobody else voted, goes with her votes."""
+    assert journal.delete_voter("ann").result() == 3
 
 
 def test_a_deleted_voter_is_gone_from_files_and_history(hub_double: HubDouble, make_home: MakeHome):
@@ -490,7 +501,7 @@ def test_a_deleted_voter_is_gone_from_files_and_history(hub_double: HubDouble, m
     one.journal.add_vote(make_vote("v6", "p1", "zoe")).result()
     one.settle()
     assert b'"ann"' in everything(hub_double)
-    ask_to_forget(one.journal, "ann", LATER)
+    ask_to_forget(one.journal)
     wait_until(lambda: not JournalBackup(one.journal, one.path).wishes())
     assert len(hub_double.repo(REPO, "datasets").commits) == 1, "the history is squashed"
     for trace in (b'"ann"', b"n\xc3\xa9e", b"What is own?"):
@@ -512,7 +523,7 @@ def test_a_deletion_that_was_torn_goes_on_at_the_next_start(
     fill(one.journal)
     one.settle().stop()
     gone = make_home()
-    ask_to_forget(gone.journal, "ann", LATER)
+    ask_to_forget(gone.journal)
     hub_double.tear(torn, after=after, times=1)
     hub_double.fail(r"super-squash", 503, times=10_000)
     gone.start()
@@ -537,7 +548,9 @@ def test_a_deletion_is_known_at_once_and_followed_once_argilla_has(
     one = make_home().start()
     fill(one.journal)
     one.settle()
-    ask_to_forget(one.journal, "ann", LATER, in_argilla=0)
+    # It has been delivered somewhere, so Argilla has to follow first.
+    one.journal.set_note(ARGILLA_NOTE, "some dataset").result()
+    ask_to_forget(one.journal)
     wait_until(lambda: b'"deletion"' in everything(hub_double))
     back = make_home("other").start()
     assert back.opened.wait(10)
@@ -545,7 +558,8 @@ def test_a_deletion_is_known_at_once_and_followed_once_argilla_has(
     (wish,) = JournalBackup(back.journal, back.path).wishes()
     assert (wish.voter, wish.in_argilla, wish.removed) == ("ann", False, ("own",))
     back.stop()
-    on_writer(one.journal, lambda db: db.execute("UPDATE deletions SET in_argilla = 1"))
+    (asked,) = one.journal.deletions("in_argilla")
+    one.journal.finish_deletion(asked, "in_argilla").result()
     wait_until(lambda: not JournalBackup(one.journal, one.path).wishes())
     assert b'"ann"' not in everything(hub_double)
 
@@ -559,7 +573,7 @@ def test_another_instance_follows_a_deletion_that_it_reads(
     new = make_home("new").start()
     assert new.opened.wait(10)
     assert "v1" in new.votes()
-    ask_to_forget(old.journal, "ann", LATER)
+    ask_to_forget(old.journal)
     wait_until(lambda: set(new.votes()) == {"v2", "v3"})
     assert {pair.id for pair in new.journal.pairs()} == {"p1", "p2"}
 
