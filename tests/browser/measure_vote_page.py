@@ -18,6 +18,11 @@ from vote_site import Site, build_pair
 
 # Voters may cast 5 votes a second in the long run.
 PAUSE_MS = 230
+TEXT = (
+    "A **sentence** of an answer that has `some` length to it. " * 8
+    + "\n\n1. first\n2. second\n\n```python\ndef area(r):\n    return 3.14 * r ** 2  # round\n```\n"
+    + "\n| a | b |\n|---|--:|\n| one | 2 |\n"
+)
 WATCH = """() => {
   window.lags = [];
   let pressed = 0;
@@ -40,6 +45,7 @@ def visit(browser: Browser, site: Site) -> tuple[Page, float, int, float]:
     page.goto(f"{site.url}/", wait_until="commit")
     page.wait_for_selector("[data-vt=answer-a]:not(:empty)")
     first_pair_s = time.perf_counter() - started
+    page.wait_for_selector(".hljs-keyword")
     page.wait_for_load_state("networkidle")
     return page, first_pair_s, len(sizes), sum(sizes) / 1024
 
@@ -57,8 +63,7 @@ def press_all(page: Page, presses: int) -> list[float]:
 def main(presses: int) -> None:
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         site = Site(Path(home), votes_per_pair=9)
-        text = "A sentence of an answer that has some length to it. " * 12
-        site.add(*(build_pair(n, f"{n} {text}", f"{n} {text}!") for n in range(presses + 20)))
+        site.add(*(build_pair(n, f"{n} {TEXT}", f"{n} {TEXT}!") for n in range(presses + 20)))
         site.start()
         browser = playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         firsts = []

@@ -165,10 +165,10 @@ def test_undo_takes_the_saved_vote_back(site: Site, voter: Watched) -> None:
     site.add(*(build_pair(n) for n in range(1, 4)))
     page = voter.open_ready()
     press_and_save(page, "1")
-    expect(page.locator("[data-vt=today]")).to_have_text("1 vote from you today")
+    expect(page.locator("[data-vt=today]")).to_have_text("1 vote from you today, 1 in all")
     page.keyboard.press("u")
     expect(status(page)).to_have_text("Taken back.")
-    expect(page.locator("[data-vt=today]")).to_have_text("0 votes from you today")
+    expect(page.locator("[data-vt=today]")).to_have_text("0 votes from you today, 0 in all")
     assert site.votes() == []
     assert [vote.choice for vote in site.votes(include_superseded=True)] == [Choice.A]
     # Its models were shown, so it does not come back.
