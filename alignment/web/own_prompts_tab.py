@@ -9,6 +9,7 @@ import gradio as gr
 
 from alignment.web.admin_gate import AdminDoor
 from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.markup import safe_text
 from alignment.web.quality_view import draw_waiting
 from annotation.faults import Fault
 from annotation.journal import Journal
@@ -52,13 +53,17 @@ class OwnPromptHandlers(Guarded):
         self._require_admin(request)
         chosen = _chosen(pair_id)
         pair = shown(lambda: self._journal.approve_pair(chosen).result(WRITE_S))
-        return f"Approved, and others will see it now: {_label(pair)}"
+        return _said("Approved, and others will see it now", pair)
 
     def reject(self, pair_id: str | None, request: gr.Request) -> str:
         self._require_admin(request)
         chosen = _chosen(pair_id)
         pair = shown(lambda: self._journal.reject_pair(chosen).result(WRITE_S))
-        return f"Rejected, and nobody else will see it: {_label(pair)}"
+        return _said("Rejected, and nobody else will see it", pair)
+
+
+def _said(what: str, pair: Pair) -> str:
+    return f'<p class="vta-fine">{what}: {safe_text(_label(pair))}</p>'
 
 
 def _chosen(pair_id: str | None) -> str:
@@ -92,10 +97,7 @@ def build_own_prompts_section(
             )
             for name in ("Approve", "Reject")
         )
-    # Text and no Markdown: it says again what a voter wrote.
-    told = gr.Textbox(
-        show_label=False, container=False, interactive=False, elem_id="admin-own-told"
-    )
+    told = gr.HTML(elem_id="admin-own-told", padding=False)
     seen = gr.State({})
 
     looking = ([seen], [waiting, chosen, approve, reject, seen])

@@ -20,7 +20,7 @@ NO_VOTES = (
     '<p class="vta-note">No vote yet, so there is nothing to measure: open the Vote tab, or send '
     "its address to some people.</p>"
 )
-SHOWN_DAYS, SHOWN_VOTERS, SHOWN_SPLITS = 60, 40, 8
+SHOWN_DAYS, SHOWN_VOTERS, SHOWN_SPLITS, OPEN_SPLITS = 60, 40, 20, 3
 SHORT = 220
 MUCH, SOME = 0.667, 0.333
 """Krippendorff's own bound for tentative conclusions, and half of it."""
@@ -260,17 +260,30 @@ def _seconds(seconds: float | None) -> str:
 
 
 def draw_splits(splits: Sequence[SplitPair], pairs: Mapping[str, Pair]) -> str:
-    """Pairs that no answer won, with both answers: what voters see differently."""
+    """Pairs that no answer won, with both answers: what voters see differently.
+
+    Those of `splits` that `pairs` has are drawn, the first of them open.
+    """
     known = [split for split in splits if split.pair_id in pairs]
     if not known:
         return (
             '<p class="vta-note">None. A pair stands here when two or more people voted on it and '
             "no answer has more than half.</p>"
         )
-    more = len(known) - SHOWN_SPLITS
-    rest = f'<p class="vta-note">{more:,} more.</p>' if more > 0 else ""
-    shown = "".join(_split(split, pairs[split.pair_id]) for split in known[:SHOWN_SPLITS])
-    return f'<div class="vta-samples">{shown}</div>{rest}'
+    drawn = [_split(split, pairs[split.pair_id]) for split in known]
+    more = len(splits) - OPEN_SPLITS
+    fold = (
+        f"<details><summary>{more:,} more{_of_which(more, len(drawn) - OPEN_SPLITS)}</summary>"
+        f'<div class="vta-samples">{"".join(drawn[OPEN_SPLITS:])}</div></details>'
+        if more > 0
+        else ""
+    )
+    first = "".join(drawn[:OPEN_SPLITS])
+    return f'<div class="vta-quality"><div class="vta-samples">{first}</div>{fold}</div>'
+
+
+def _of_which(more: int, here: int) -> str:
+    return f", {here} of them here" if here < more else ""
 
 
 def _split(split: SplitPair, pair: Pair) -> str:
