@@ -160,7 +160,7 @@ class Pipeline:
             self.preview(),
             live_votes(self._journal),
             self._settings.min_examples,
-            self.quality.report().suspects,
+            self.quality.suspects(),
         )
 
     def start_bakeoff(

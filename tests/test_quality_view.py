@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -36,6 +38,7 @@ from annotation.schema import Choice, PairKind
 
 HOSTILE = "<script>alert(1)</script>\u202eevil"
 A, B = Choice.A, Choice.B
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -186,6 +189,29 @@ def test_figures_are_taken_again_only_when_votes_changed(journal: Journal) -> No
     journal.bring_back("ann").result(10)
     assert desk.report().overall.votes == 3
     assert again is first
+
+
+def test_suspects_are_those_of_the_report_with_or_without_one(journal: Journal) -> None:
+    fill(journal)
+    alone, beside = QualityDesk(journal), QualityDesk(journal)
+    report = beside.report()
+    assert alone.suspects() == beside.suspects() == report.suspects
+    journal.set_aside(LEFT, "pressed left").result(10)
+    assert {v.voter for v in alone.suspects()} == {CARELESS, *RING}
+
+
+def test_a_data_check_loads_no_pandas(home: Home, journal: Journal) -> None:
+    fill(journal)
+    code = (
+        "import sys; from pathlib import Path; from annotation.journal import JournalReader;"
+        "from annotation.quality_report import QualityDesk;"
+        f"print(len(QualityDesk(JournalReader(Path({str(home.journal)!r}))).suspects()));"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.stdout.strip(), done.returncode) == ("4", 0), done.stderr
 
 
 # What its buttons do

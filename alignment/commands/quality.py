@@ -97,9 +97,8 @@ def _print_flags(report: QualityReport, console: Console) -> None:
 def _share(share: Share | None) -> str:
     if share is None:
         return "–"
-    return (
-        f"{_percent(share.rate)} of {share.total:,} ({_percent(share.low)}–{_percent(share.high)})"
-    )
+    interval = f"{_percent(share.low)} to {_percent(share.high)}"
+    return f"{_percent(share.rate)} of {share.total:,} (95 %: {interval})"
 
 
 def _flips(rate: FlipRate | None) -> str:
