@@ -1,7 +1,7 @@
 """Blind votes between two models, as the leaderboard and the gate read them.
 
 Pure: votes and pairs in, comparisons out. Owns which votes compare models: they count, their pair
-is by two different models, and "both bad" and skips rank neither.
+was made to compare two models, and "both bad" and skips rank neither.
 """
 
 import re
@@ -48,7 +48,7 @@ def comparisons_of(votes: Sequence[Vote], pairs: Mapping[str, Pair]) -> list[Com
         pair = pairs[vote.pair_id]
         first, second = pair.completions
         outcome = _OUTCOMES.get(vote.record_choice)
-        compares = pair.kind in (PairKind.POOL, PairKind.OWN) and first.model != second.model
+        compares = pair.kind is PairKind.COMPARE and first.model != second.model
         if outcome and compares and vote.counts:
             found.append(
                 Comparison(
