@@ -124,7 +124,8 @@ class Contest:
         field = self.field(fresh=True)
         found = self.comparisons()
         if closed_only:
-            open_ = [frozenset(pair) for pair in field.contests]
+            # Without a candidate nothing hangs on the votes: the base only measures the policy.
+            open_ = [frozenset(pair) for pair in field.contests] if field.candidate else []
             found = [c for c in found if frozenset((c.first, c.second)) not in open_]
         return build_leaderboard(found, field.base)
 
