@@ -2,6 +2,7 @@
 // The pair on screen waits beneath.
 
 const VOTES_AT_ONCE = 50;
+const WHEN = { dateStyle: "medium", timeStyle: "short" };
 const ASK_DELETE =
   "This deletes every vote of yours with its reasons and comment, here, in Argilla and in the backup. " +
   "It can’t be taken back. What a published dataset already holds can’t be called back.";
@@ -56,14 +57,14 @@ const short = (text, most = 300) => (text.length >= most ? `${text}…` : text);
 
 function drawReceipt(receipt) {
   const label = CHOICES.find(({ choice }) => choice === receipt.choice)?.label ?? receipt.choice;
-  const when = make("time", { dateTime: receipt.created_at }, new Date(receipt.created_at).toLocaleString());
+  const when = make("time", { dateTime: receipt.created_at }, new Date(receipt.created_at).toLocaleString([], WHEN));
   const title = make("h3", {}, receipt.choice === "skip" ? "Skipped" : label, " ", make("span", { className: "vt-quiet" }, when));
   const answers = make("details", { className: "vt-shown" }, make("summary", {}, "Both answers"));
   for (const { side, name } of SIDES) {
-    answers.append(make("p", { className: "vt-words" }, make("strong", {}, `${name}: `), inert(short(receipt[side]))));
+    answers.append(make("h4", {}, name), make("div", { className: "vt-words" }, written(short(receipt[side]))));
   }
   const item = make("li", { className: "vt-receipt" }, title);
-  item.append(make("p", { className: "vt-words" }, inert(short(receipt.prompt))), answers);
+  item.append(make("div", { className: "vt-words" }, written(short(receipt.prompt))), answers);
   item.append(make("p", { className: "vt-fate" }, inert(fateOf(receipt))));
   if (!receipt.undone_at) item.append(undoButton(receipt, item));
   return item;

@@ -82,6 +82,7 @@ function endAsking(end) {
 
 function showAsking(asking) {
   part("own-text").readOnly = asking;
+  part("own-text").rows = asking ? 1 : 3;
   part("own-ask").hidden = asking;
   part("own-cancel").hidden = !asking;
   for (const { side } of SIDES) part(`answer-${side}`).ariaBusy = String(asking);

@@ -97,7 +97,9 @@ function showProgress() {
   const today = mine.today === 1 ? "1 vote from you today" : `${mine.today} votes from you today`;
   part("today").textContent = `${today}, ${mine.all} in all`;
   const pairs = wanted === 1 ? "1 pair wants votes." : `${wanted} pairs want votes.`;
-  part("mine-progress").textContent = `You: ${mine.today} today, ${mine.all} in all. Everyone: ${everyone.today} today, ${everyone.all} in all. ${pairs}`;
+  // The server counts everyone's anew every few seconds only: never fewer than this voter's.
+  const all = { today: Math.max(everyone.today, mine.today), all: Math.max(everyone.all, mine.all) };
+  part("mine-progress").textContent = `You: ${mine.today} today, ${mine.all} in all. Everyone: ${all.today} today, ${all.all} in all. ${pairs}`;
   part("consent").hidden = mine.all > 0;
 }
 
