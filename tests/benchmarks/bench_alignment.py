@@ -5,6 +5,9 @@ and runs; a vote that ties decides nothing and is not counted among the 200. Jud
 prompts alone, whose facts nobody votes or tunes by; a tie counts half. Votes are synthetic. Each
 run goes the app's own way, from the options through the run's folder to the registry, but in this
 process: one import of the libraries for all, which its seconds leave out.
+
+With `--tune` no report prompt is touched: each seed keeps a third of the train prompts' facts out
+of its votes and is judged on those. Whatever settles a preset is measured so.
 """
 
 import argparse
@@ -41,6 +44,7 @@ DECIDED = 200
 DRAWS = 2
 MANY = 16
 FIRST_SEED = 101
+TUNING_SHARE = 1 / 3
 MAX_LOSS = 0.02
 """How much correctness and form may fall short of the base's."""
 
@@ -89,7 +93,7 @@ ONE_SEED = ("best of 16", "best of 16, short taste")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row under one seed. `scores` has a number from 0 to 1 a report prompt, in their order."""
+    """One row under one seed. `scores` has a number from 0 to 1 a judged prompt, in their order."""
 
     row: str
     seed: int
@@ -98,6 +102,7 @@ class Result:
     seconds: float
     evaluation: Evaluation
     scores: tuple[float, ...]
+    tuning: bool = False
 
 
 class InProcess:
@@ -120,11 +125,11 @@ class InProcess:
 class SeedBench:
     """Everything of one seed: its pairs, exports by voter, runs, and the base's own answers."""
 
-    def __init__(self, seed: int, home: Path) -> None:
-        self.seed, self._home = seed, home
+    def __init__(self, seed: int, home: Path, *, tuning: bool = False) -> None:
+        self.seed, self._home, self._tuning = seed, home, tuning
         ref = ModelRef("starter", starter_revision())
         self._base = ResolvedBase(ref, STARTER_DIR, is_starter=True, notice=None)
-        self._prompts = report_prompts()
+        self._voted, self._prompts = prompts_of(seed, tuning=tuning)
         self._texts = [_text(prompt) for prompt in self._prompts]
         self._generator = LocalGenerator(self._base, weights_path=lambda _: None)
         self._asked = self._answers(ref, DRAWS, 5000 + seed)
@@ -176,7 +181,7 @@ class SeedBench:
         votes = [voter.choose(*row) for row in zip(asks, aligned, base, strict=True)]
         worth = [{Choice.A: 1.0, Choice.B: 0.0}.get(vote, 0.5) for vote in votes]
         scores = np.array(worth).reshape(-1, DRAWS).mean(axis=1)
-        return Result(name, self.seed, *taken, evaluation, tuple(scores.tolist()))
+        return Result(name, self.seed, *taken, evaluation, tuple(scores.tolist()), self._tuning)
 
     def _answers(self, model: ModelRef, draws: int, seed: int) -> list[list[str]]:
         sampling = default_sampling(self._base, seed=seed)
@@ -198,8 +203,7 @@ class SeedBench:
         return self._exports[key]
 
     def _draw_pairs(self) -> list[Pair]:
-        prompts = [p for p in starter_prompts() if p.split is Split.TRAIN]
-        random.Random(self.seed).shuffle(prompts)
+        prompts = self._voted
         pairs: dict[str, Pair] = {}
         for attempt in range(20):
             missing = [p for p in prompts if p.id not in pairs]
@@ -212,6 +216,32 @@ class SeedBench:
                 with contextlib.suppress(ValueError):
                     pairs[prompt.id] = Pair(f"pair-{prompt.id}", prompt, (first, second), utc_now())
         return [pairs[p.id] for p in prompts if p.id in pairs]
+
+
+def prompts_of(seed: int, *, tuning: bool) -> tuple[list[Prompt], list[Prompt]]:
+    """(to vote on, to judge on): no fact is in both. Those to vote on are shuffled by `seed`.
+
+    Judged are the report prompts, or in tuning what asks for a third of the train prompts' facts.
+    """
+    train = [p for p in starter_prompts() if p.split is Split.TRAIN]
+    random.Random(seed).shuffle(train)
+    if not tuning:
+        return train, report_prompts()
+    of = _facts(train)
+    facts = sorted(set(of))
+    random.Random(seed).shuffle(facts)
+    kept = set(facts[: round(TUNING_SHARE * len(facts))])
+    voted, judged = (
+        [p for p, fact in zip(train, of, strict=True) if (fact in kept) is for_judging]
+        for for_judging in (False, True)
+    )
+    return voted, judged
+
+
+def _facts(prompts: Sequence[Prompt]) -> list[int]:
+    """The number of the fact that each of `prompts` asks for."""
+    number = {ask: n for n, draft in enumerate(drafts()) for ask in draft.asks}
+    return [number[_text(prompt)] for prompt in prompts]
 
 
 def _cast_votes(home: Path, pairs: Sequence[Pair], voter: ScriptedVoter) -> Export:
@@ -255,20 +285,26 @@ def report(results: Sequence[Result]) -> str:
 
 
 def _line(name: str, row: Row, mine: Sequence[Result]) -> str:
-    scores = np.array([r.scores for r in mine])
-    low, high = interval(scores)
+    win = float(np.mean([np.mean(r.scores) for r in mine]))
+    # Tuning judges each seed on prompts of its own, and claims nothing.
+    low_high = "tuning" if mine[0].tuning else _interval_said(mine)
     each = " ".join(f"{r.evaluation.win_rate:.3f}" for r in mine)
     before, after = (_mean([getattr(r.evaluation, s) for r in mine]) for s in ("base", "aligned"))
     trained = row.options is not None
     steps = "/".join(sorted({str(r.steps) for r in mine})) if trained else ""
     seconds = f"{np.mean([r.seconds for r in mine]):.0f}" if trained else ""
     return (
-        f"| {name} | {len(mine)} | **{scores.mean():.3f}** [{low:.3f}, {high:.3f}] | {each} "
+        f"| {name} | {len(mine)} | **{win:.3f}** [{low_high}] | {each} "
         f"| {before.correct:.3f} → {after.correct:.3f} "
         f"| {before.well_formed:.3f} → {after.well_formed:.3f} "
         f"| {before.words:.1f} → {after.words:.1f} | {steps} | {seconds} "
-        f"| {_verdict(row, scores.mean(), before, after)} |"
+        f"| {_verdict(row, win, before, after)} |"
     )
+
+
+def _interval_said(mine: Sequence[Result]) -> str:
+    low, high = interval(np.array([r.scores for r in mine]))
+    return f"{low:.3f}, {high:.3f}"
 
 
 def _verdict(row: Row, win: float, before: Quality, after: Quality) -> str:
@@ -286,8 +322,7 @@ def interval(scores: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> tup
 
     Seeds and facts are drawn with replacement, 4,000 times; the questions of a fact stay together.
     """
-    number = {ask: n for n, draft in enumerate(drafts()) for ask in draft.asks}
-    of = np.unique([number[_text(p)] for p in report_prompts()], return_inverse=True)[1]
+    of = np.unique(_facts(report_prompts()), return_inverse=True)[1]
     counts = np.bincount(of)
     sums = np.stack([np.bincount(of, weights=row) for row in scores])
     rng = np.random.default_rng(0)
@@ -325,24 +360,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="the first of them")
     parser.add_argument("--row", choices=ROWS, action="append", help="only this one; repeatable")
+    parser.add_argument("--tune", action="store_true", help="judge on train prompts, for presets")
     parser.add_argument(
         "--results", type=Path, help="JSONL: what is there is not run again; the rest is added"
     )
     options = parser.parse_args(arguments)
     results = _load(options.results) if options.results else []
     for seed in range(options.first, options.first + options.seeds):
-        done = {r.row for r in results if r.seed == seed}
+        done = {r.row for r in results if (r.seed, r.tuning) == (seed, options.tune)}
         names = [n for n in options.row or ROWS if n not in done]
         names = [n for n in names if seed == options.first or n not in ONE_SEED]
         if names:
-            results += _measure_seed(seed, names, options.results)
-    print("\n" + report(results))
+            results += _measure_seed(seed, names, options.results, tuning=options.tune)
+    print("\n" + report([r for r in results if r.tuning == options.tune]))
 
 
-def _measure_seed(seed: int, names: Sequence[str], kept: Path | None) -> list[Result]:
+def _measure_seed(
+    seed: int, names: Sequence[str], kept: Path | None, *, tuning: bool
+) -> list[Result]:
     results = []
     with tempfile.TemporaryDirectory(prefix="votetune-bench-") as folder:
-        bench = SeedBench(seed, Path(folder))
+        bench = SeedBench(seed, Path(folder), tuning=tuning)
         for name in names:
             results.append(bench.measure(name, ROWS[name]))
             print(report(results[-1:]).splitlines()[2], flush=True)
