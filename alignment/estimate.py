@@ -20,7 +20,7 @@ import numpy
 import psutil
 from tokenizers import Tokenizer
 
-from alignment.recipes import Recipe, TrainingSpec, tensor_shapes
+from alignment.recipes import Recipe, TrainingSpec, sift_steps, tensor_shapes
 from alignment.run_store import FinalMetrics, RunError
 from annotation.schema import PreferenceExample
 
@@ -97,7 +97,8 @@ def estimate_run(
     if like:
         seconds: float | None = _seconds_like(*like[-1], spec)
     else:
-        seconds = None if free_gpu else step_seconds(spec, shape, lengths) * spec.steps + STARTUP_S
+        steps = spec.steps + sift_steps(spec)
+        seconds = None if free_gpu else step_seconds(spec, shape, lengths) * steps + STARTUP_S
     free = free_gpu or free_memory_bytes()
     rows, longest = _rows(spec), lengths.longest
     # As the trainer chooses it: twice the computing rather than no run.
@@ -287,8 +288,8 @@ def _alike(one: TrainingSpec, other: TrainingSpec) -> bool:
 
 def _seconds_like(spec: TrainingSpec, final: FinalMetrics, wanted: TrainingSpec) -> float:
     startup = min(STARTUP_S, final.seconds / 2)
-    steps = final.steps or spec.steps
-    return startup + (final.seconds - startup) / steps * wanted.steps
+    steps = (final.steps or spec.steps) + sift_steps(spec)
+    return startup + (final.seconds - startup) / steps * (wanted.steps + sift_steps(wanted))
 
 
 @cache

@@ -69,6 +69,8 @@ def _settings(spec: TrainingSpec) -> dict[str, object]:
     unused: set[str] = set()
     if spec.method != "dpo":
         unused |= {"loss", "flip_rate", "sft_weight", "length_penalty", "ld_alpha"}
+    if not spec.recipe.sift:
+        unused |= {"sift"}
     if spec.method == "sft":
         unused |= {"beta"}
     if spec.recipe.tuning == "full":

@@ -45,6 +45,8 @@ Where = Literal["here", "accelerate", "jobs"]
 STEPS_PER_EXAMPLE = 0.9
 """Some seven passes in batches of 8. Of 200 votes on the starter about 104 become examples."""
 MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 10, 75, 2000
+SIFT_PASSES = 2
+"""Passes over the examples before a sift tells whose votes stand against the rest."""
 FULL_LEARNING_RATE = 0.25
 """What full tuning takes of LoRA's learning rate where nothing was measured."""
 
@@ -54,10 +56,12 @@ class Recipe:
     """Hyperparameters of one method on one size of model.
 
     `beta` is DPO's β or ORPO's λ; SFT has no use for it but to scale the rewards that it reports.
-    `loss`, `sft_weight` and the length guards are DPO's alone. `sft_weight` adds that much of the
-    chosen answers' NLL. `length_penalty` is R-DPO's α, a token: above 0 it keeps answers from
-    growing, below 0 from shrinking. `ld_alpha` is LD-DPO's α, 0 to 1: how much the tokens count
-    that one answer has beyond the other's length; None or 1 is plain DPO.
+    `loss`, `sft_weight`, the length guards and `sift` are DPO's alone. `sft_weight` adds that much
+    of the chosen answers' NLL. `length_penalty` is R-DPO's α, a token: above 0 it keeps answers
+    from growing, below 0 from shrinking. `ld_alpha` is LD-DPO's α, 0 to 1: how much the tokens
+    count that one answer has beyond the other's length; None or 1 is plain DPO. With `sift` the
+    robust loss corrects no gradient: a first pass leaves out the examples that it ranks against
+    their vote, at most the flip rate's share, and the rest is trained on as if none were flipped.
     `micro_batch` pairs go through the model at once, until `batch_size` of them are one step.
     """
 
@@ -74,6 +78,7 @@ class Recipe:
     micro_batch: int = 8
     max_length: int = 1024
     gradient_checkpointing: bool = False
+    sift: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +134,6 @@ _TINY_FULL: dict[Method, Recipe] = {
     "orpo": Recipe(learning_rate=4e-4, beta=1.0),
     "sft": Recipe(learning_rate=5e-4, beta=1.0),
 }
-# The robust loss has no lower bound: on a sixth pass, or with less SFT, it broke the starter's
-# form in two draws of five. Bigger batches even flipped votes out.
-_TINY_ROBUST = Recipe(learning_rate=1.2e-3, beta=0.3, sft_weight=2.0, batch_size=16)
 _TINY_IPO = Recipe(learning_rate=1.3e-3, beta=1.0, sft_weight=6.0)
 # A guard takes length out of the votes, and SFT would bring it back.
 _TINY_GUARDED = Recipe(learning_rate=1.5e-3, beta=1.0, sft_weight=1.0)
@@ -170,14 +172,14 @@ def default_recipe(
 
 
 def _tiny(method: Method, loss: Loss, tuning: Tuning, *, guarded: bool) -> Recipe:
+    if loss == "robust":
+        # Its correction has no lower bound and broke the starter's form; a sift takes its place.
+        return replace(_tiny(method, "sigmoid", tuning, guarded=guarded), sift=True)
     if tuning == "full":
         return _TINY_FULL[method]
     if method != "dpo" or (loss == "sigmoid" and not guarded):
         return _TINY[method]
-    # Of flips and length at once nothing is measured: flips do more harm.
-    return {"robust": _TINY_ROBUST, "ipo": _TINY_IPO}.get(
-        loss, _TINY_GUARDED if guarded else _TINY[method]
-    )
+    return _TINY_IPO if loss == "ipo" else _TINY_GUARDED if guarded else _TINY[method]
 
 
 def default_steps(examples: int, batch_size: int = 8) -> int:
@@ -191,6 +193,14 @@ def default_steps(examples: int, batch_size: int = 8) -> int:
     one_pass = math.ceil(examples / batch_size)
     enough = round(ENOUGH_STEPS * math.sqrt(8 / batch_size))
     return min(MAX_STEPS, max(MIN_STEPS, min(enough, some_passes), one_pass))
+
+
+def sift_steps(spec: TrainingSpec) -> int:
+    """Optimizer steps of the first pass of a run that sifts its examples; 0 where none is taken."""
+    if not spec.recipe.sift or not spec.flip_rate:
+        return 0
+    steps = math.ceil(SIFT_PASSES * spec.examples / spec.recipe.batch_size)
+    return min(MAX_STEPS, max(MIN_STEPS, steps))
 
 
 def count_parameters(folder: Path) -> int:

@@ -59,7 +59,8 @@ class FinalMetrics:
     `reward_accuracy` is the share of pairs whose chosen answer has the higher reward. `steps` were
     taken; the weights, and these figures, are those of `kept_step`: the last, or the best scored
     one of a run that was stopped early. `tokens_per_s` leaves scoring and samples out. SFT's steps
-    have no rewards.
+    have no rewards. `left_out` pairs were not trained on, because the run's sift ranked them
+    against their vote; None for a run without a sift.
     """
 
     loss: float
@@ -76,6 +77,7 @@ class FinalMetrics:
     peak_memory_bytes: int | None = None
     disk_bytes: int | None = None
     tokens_per_s: float | None = None
+    left_out: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from alignment.training.progress import (
     say_stopped,
 )
 from alignment.training.samples import Sampler, sample_prompts
+from alignment.training.sift import left_out
 from alignment.training.trainers import build_trainer
 from alignment.training.watch import NothingLeft, Watch, watch_callback
 from alignment.training.weights import save_weights
@@ -119,7 +120,7 @@ def _finish(
     peak_bytes = watch.peak_bytes
     save_weights(trainer.model, spec, folder)
     # Before the checkpoints go: the most that the run has held.
-    disk_bytes = folder.disk_bytes()
+    disk_bytes, sifted_out = folder.disk_bytes(), left_out(folder)
     clear(folder)
     kept = (
         next(m for m in metrics if m.step == judgement.best_step) if judgement.stop else metrics[-1]
@@ -139,6 +140,7 @@ def _finish(
         peak_memory_bytes=peak_bytes,
         disk_bytes=disk_bytes,
         tokens_per_s=memory.tokens_per_s,
+        left_out=None if sifted_out is None else len(sifted_out),
     )
     with folder.locked():
         folder.move(RunState.DONE, final=final)

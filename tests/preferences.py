@@ -22,10 +22,13 @@ def train_prompts(count: int) -> list[Prompt]:
     return [prompt for prompt in every if prompt.split is Split.TRAIN][:count]
 
 
-def export_of(folder: Path, count: int, *, cut: Container[int] = ()) -> Export:
+def export_of(
+    folder: Path, count: int, *, cut: Container[int] = (), flipped: Container[int] = ()
+) -> Export:
     """An export with `count` examples: long polite answers preferred to short ones.
 
-    The preferred answers to the prompts in `cut` were cut at the token limit.
+    The polite answers to the prompts in `cut` were cut at the token limit; votes on the pairs in
+    `flipped` went to the short ones.
     """
     journal = Journal(folder / f"journal-{count}.sqlite3")
     pairs = [
@@ -38,8 +41,9 @@ def export_of(folder: Path, count: int, *, cut: Container[int] = ()) -> Export:
         for n, prompt in enumerate(train_prompts(count))
     ]
     journal.add_pairs(pairs).result(10)
-    for pair in pairs:
-        journal.add_vote(Vote(pair.id, pair.id, "anon-1", Choice.A, False, WHEN)).result(10)
+    for n, pair in enumerate(pairs):
+        choice = Choice.B if n in flipped else Choice.A
+        journal.add_vote(Vote(pair.id, pair.id, "anon-1", choice, False, WHEN)).result(10)
     export = export_preferences(journal, folder / f"export-{count}")
     journal.close()
     return export

@@ -40,6 +40,7 @@ WEIGHTS = {
     "alignment/training/hardware.py",
     "alignment/training/losses.py",
     "alignment/training/samples.py",
+    "alignment/training/sift.py",
     "alignment/training/trainers.py",
     "alignment/training/watch.py",
     "alignment/starter.py",

@@ -372,6 +372,15 @@ def test_the_metadata_of_a_whole_model_is_what_the_hub_reads():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
+        (
+            {
+                "method": "dpo",
+                "loss": "robust",
+                "flip_rate": 0.2,
+                "settings": (("sift", "True"),),
+            },
+            "have their sides swapped; those that a first pass ranked against their vote were left",
+        ),
         ({"method": "orpo"}, "A LoRA adapter trained with ORPO on votes"),
         ({"method": "dpo", "loss": "ipo"}, "A LoRA adapter trained with DPO (`ipo` loss) on votes"),
         (

@@ -266,6 +266,16 @@ def test_progress_says_what_is_left_and_what_it_took() -> None:
     assert "83% of 12 held-out pairs" in done
     assert "the model of step 20" in done
     assert 'aria-valuenow="100"' in done
+    # A robust run says what its sift did.
+    for count, said in ((31, "31 examples were left out"), (1, "1 example was left out")):
+        sifted = run_in(RunState.DONE, step=30, final=replace(final, left_out=count))
+        assert f"{said}: a first pass ranked" in draw_progress(sifted, metrics)
+    preparing = run_in(RunState.PREPARING)
+    robust = replace(SPEC.recipe, loss="robust", sift=True)
+    waiting = replace(preparing, spec=replace(SPEC, recipe=robust, flip_rate=0.2))
+    assert "first pass" not in done + draw_progress(preparing, [])
+    # Twice over 100 examples in batches of 8.
+    assert "25 steps of a first pass" in draw_progress(waiting, [])
     # SFT ranks no pairs.
     sft = replace(final, eval_reward_accuracy=None, stopped_early=False)
     assert "Loss 0.3 on 12 held-out pairs." in draw_progress(

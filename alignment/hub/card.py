@@ -132,6 +132,8 @@ def _training(lineage: Lineage) -> str:
     flips = ""
     if lineage.flip_rate is not None:
         flips = f", told that {lineage.flip_rate:.1%} of the examples have their sides swapped"
+        if "sift" in dict(lineage.settings):
+            flips += "; those that a first pass ranked against their vote were left out"
     return f"{lineage.method.upper()} (`{lineage.loss}` loss{flips})"
 
 

@@ -25,11 +25,12 @@ from alignment.training.losses import (
     mean_logps,
 )
 from alignment.training.progress import TrainingError
+from alignment.training.sift import SIDES, sift
 from alignment.training.tracking import tracking_arguments
 from annotation.export import load_examples
 
-SIDES = ("chosen", "rejected")
 _PREFIX = {"chosen": "", "rejected": "rejected_"}
+_FLEETING = {"report_to": "none", "save_strategy": "no"}
 EXO_SMOOTHING = 1e-3
 """The ε that EXO's paper recommends (arXiv 2402.00856); TRL refuses 0."""
 
@@ -40,7 +41,7 @@ def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
     Raises TrainingError for a base that check_base says can't be trained, and without any pair
     that fits.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     _settle_libraries()
     path = spec.base_path
@@ -54,28 +55,48 @@ def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
     checkpointing = wants_checkpointing(spec, [*train_rows, *eval_rows])
     recipe = dataclasses.replace(spec.recipe, gradient_checkpointing=checkpointing)
     spec = dataclasses.replace(spec, recipe=recipe)
+    kept_rows = sift(
+        folder, spec, train_rows, lambda first: _trainer(folder, first, tokenizer, train_rows)
+    )
+    return _trainer(folder, spec, tokenizer, kept_rows, eval_rows, lasting=True), len(eval_rows)
+
+
+def _trainer(
+    folder: RunFolder,
+    spec: TrainingSpec,
+    tokenizer: Any,
+    train_rows: Sequence[TokenizedPair],
+    eval_rows: Sequence[TokenizedPair] = (),
+    *,
+    lasting: bool = False,
+) -> Any:
+    """A trainer of the base on `train_rows`; without `lasting` it saves and tracks nothing."""
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(
-        path,
+        spec.base_path,
         dtype="float32",
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
     )
-    trainer_class, config = _method(spec, folder.checkpoints, model.num_parameters())
+    trainer_class, config = _method(
+        spec, folder.checkpoints, model.num_parameters(), lasting=lasting
+    )
+    shared = folder.checkpoints / ("rows-train" if lasting else "rows-sift")
     more: dict[str, Any] = {}
     if spec.method == "sft":
         more["data_collator"] = sides_collator(tokenizer.pad_token_id)
     if spec.recipe.tuning == "lora":
         more["peft_config"] = _lora(spec.recipe)
-    trainer = trainer_class(
+    return trainer_class(
         model=model,
         args=config,
-        train_dataset=_dataset(train_rows, folder.checkpoints / "rows-train"),
+        train_dataset=_dataset(train_rows, shared),
         eval_dataset=_dataset(eval_rows, folder.checkpoints / "rows-eval") if eval_rows else None,
         processing_class=tokenizer,
         **more,
     )
-    return trainer, len(eval_rows)
 
 
 def _settle_libraries() -> None:
@@ -139,10 +160,11 @@ def _lora(recipe: Recipe) -> Any:
     )
 
 
-def _method(spec: TrainingSpec, output: Path, parameters: int) -> tuple[Any, Any]:
+def _method(spec: TrainingSpec, output: Path, parameters: int, *, lasting: bool) -> tuple[Any, Any]:
     """The trainer's class and its config for `spec.method`."""
     recipe = spec.recipe
     arguments = _arguments(spec, output, parameters)
+    arguments |= tracking_arguments(output.parent) if lasting else _FLEETING
     if spec.method == "dpo":
         from trl import DPOConfig
 
@@ -162,7 +184,9 @@ def _method(spec: TrainingSpec, output: Path, parameters: int) -> tuple[Any, Any
 
 def _dpo_arguments(spec: TrainingSpec) -> dict[str, Any]:
     recipe = spec.recipe
-    smoothing = {"robust": spec.flip_rate or 0.0, "exo_pair": EXO_SMOOTHING}
+    # Where a sift has left out what is thought to be flipped, nothing is left to correct.
+    flips = 0.0 if recipe.sift else spec.flip_rate or 0.0
+    smoothing = {"robust": flips, "exo_pair": EXO_SMOOTHING}
     passes = spec.steps * recipe.batch_size / spec.examples
     return {
         "beta": recipe.beta,
@@ -207,7 +231,6 @@ def _arguments(spec: TrainingSpec, output: Path, parameters: int) -> dict[str, A
         "eval_strategy": "no",
         "push_to_hub": False,
         "disable_tqdm": True,
-        **tracking_arguments(output.parent),
     }
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 from alignment.alarms import Alarm
 from alignment.pace import remaining_s, say_duration, tokens_per_s
-from alignment.recipes import TrainingSpec
+from alignment.recipes import TrainingSpec, sift_steps
 from alignment.run_store import Metric, Sample
 from alignment.runs import Run, RunState
 from alignment.web.markup import count_of, draw_bar, draw_table, safe_text
@@ -62,8 +62,10 @@ def _said(run: Run) -> str:
     """One sentence on where the run stands."""
     final = run.status.final
     if run.reason or final is None:
-        return run.reason or _NOW.get(run.state, "")
+        return run.reason or _now(run)
     where = "It is in the Compare tab now: ask both models the same thing."
+    if final.left_out is not None:
+        where = f"{_sifted(final.left_out)} {where}"
     early = f" Stopped early; it is the model of step {final.kept_step}, which scored best."
     early = early if final.stopped_early and final.kept_step else ""
     if not final.eval_pairs:
@@ -74,6 +76,21 @@ def _said(run: Run) -> str:
     return (
         f"It ranks {final.eval_reward_accuracy:.0%} of {final.eval_pairs} held-out pairs as "
         f"voters did.{early} {where}"
+    )
+
+
+def _now(run: Run) -> str:
+    said = _NOW.get(run.state, "")
+    if run.state is RunState.PREPARING and (steps := sift_steps(run.spec)):
+        said += f" Then {steps} steps of a first pass, to find votes that stand against the rest."
+    return said
+
+
+def _sifted(left_out: int) -> str:
+    one = left_out == 1
+    return (
+        f"{count_of(left_out, 'example')} {'was' if one else 'were'} left out: a first pass ranked "
+        f"{'it' if one else 'them'} against the vote."
     )
 
 
