@@ -92,7 +92,23 @@ def test_two_processes_over_gloo_have_the_losses_of_one(
     together = trained(runs, base, export, where="accelerate")
     # A batch of 8 is 4 pairs in each of two processes, or 4 and 4 one after the other in one.
     monkeypatch.setattr(alignment.runs, "plan_run", in_halves)
-    alone = trained(runs, base, export)
+    assert_same_losses(together, trained(runs, base, export))
+
+
+def test_two_processes_sift_flipped_votes_as_one_does(
+    runs: Runs, base: ResolvedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = export_of(tmp_path, 40, flipped=range(2, 40, 5))
+    robust = {"loss": "robust", "flip_rate": 0.2}
+    together = trained(runs, base, export, where="accelerate", **robust)
+    monkeypatch.setattr(alignment.runs, "plan_run", in_halves)
+    assert_same_losses(together, trained(runs, base, export, **robust))
+    two, one = (run.status.final for run in runs.list())
+    assert two is not None and one is not None
+    assert two.left_out == one.left_out == 8
+
+
+def assert_same_losses(together: list[Metric], alone: list[Metric]) -> None:
     assert [m.step for m in together] == [m.step for m in alone] == list(range(1, 7))
     for name in ("loss", "reward_margin", "grad_norm", "chosen_logps", "rejected_logps"):
         two, one = ([getattr(m, name) for m in found] for found in (together, alone))
