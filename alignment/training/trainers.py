@@ -6,17 +6,14 @@ no state. Heavy imports happen inside functions.
 
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.chat import end_of_turn_ids
 from alignment.checks.base_checks import check_base
-from alignment.estimate import load_shape
 from alignment.recipes import Recipe, TrainingSpec
 from alignment.run_store import RunFolder
-from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
+from alignment.training.data import TokenizedPair
 from alignment.training.hardware import split_batch, trains_in_bf16, wants_checkpointing
 from alignment.training.losses import (
     IGNORED,
@@ -25,14 +22,14 @@ from alignment.training.losses import (
     mean_logps,
 )
 from alignment.training.progress import TrainingError
+from alignment.training.rows import load_rows, to_dataset
 from alignment.training.sift import SIDES, sift
 from alignment.training.tracking import tracking_arguments
-from annotation.export import load_examples
 
 _PREFIX = {"chosen": "", "rejected": "rejected_"}
-_FLEETING = {"report_to": "none", "save_strategy": "no"}
 EXO_SMOOTHING = 1e-3
 """The ε that EXO's paper recommends (arXiv 2402.00856); TRL refuses 0."""
+_FLEETING = {"report_to": "none", "save_strategy": "no"}
 
 
 def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
@@ -51,7 +48,7 @@ def build_trainer(folder: RunFolder, spec: TrainingSpec) -> tuple[Any, int]:
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    train_rows, eval_rows = _rows(folder, spec, tokenizer)
+    train_rows, eval_rows = load_rows(folder, spec, tokenizer)
     checkpointing = wants_checkpointing(spec, [*train_rows, *eval_rows])
     recipe = dataclasses.replace(spec.recipe, gradient_checkpointing=checkpointing)
     spec = dataclasses.replace(spec, recipe=recipe)
@@ -92,8 +89,8 @@ def _trainer(
     return trainer_class(
         model=model,
         args=config,
-        train_dataset=_dataset(train_rows, shared),
-        eval_dataset=_dataset(eval_rows, folder.checkpoints / "rows-eval") if eval_rows else None,
+        train_dataset=to_dataset(train_rows, shared),
+        eval_dataset=to_dataset(eval_rows, folder.checkpoints / "rows-eval") if eval_rows else None,
         processing_class=tokenizer,
         **more,
     )
@@ -105,47 +102,6 @@ def _settle_libraries() -> None:
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _rows(
-    folder: RunFolder, spec: TrainingSpec, tokenizer: Any
-) -> tuple[list[TokenizedPair], list[TokenizedPair]]:
-    """What is trained on and what is held out, in tokens; at least one pair to train on."""
-    train, held_out = split_held_out(load_examples(folder.dataset))
-    window = load_shape(spec.base_path).window
-    max_length = min(spec.recipe.max_length, window)
-    ends = end_of_turn_ids(tokenizer, spec.base_path)
-    train_rows, eval_rows = (
-        tokenize_examples(tokenizer, examples, end_ids=ends, max_length=max_length)
-        for examples in (train, held_out)
-    )
-    left_out = len(train) - len(train_rows)
-    print(f"{len(train_rows)} pairs to train on, {len(eval_rows)} held out, {left_out} too long")  # noqa: T201
-    if not train_rows:
-        raise TrainingError(
-            f"No example fits into {max_length} tokens: use shorter prompts or a base "
-            "model with a longer window."
-        )
-    return train_rows, eval_rows
-
-
-def _dataset(rows: Sequence[TokenizedPair], shared: Path) -> Any:
-    """`rows` as TRL takes them, read from `shared` where several processes train on them."""
-    from accelerate import PartialState
-    from datasets import Dataset, load_from_disk
-
-    # ORPO's constructor looks for text columns before it tokenizes; ours are there already.
-    empty = {"prompt": "", "chosen": "", "rejected": ""}
-    dataset = Dataset.from_list([dataclasses.asdict(row) | empty for row in rows])
-    processes = PartialState()
-    if processes.num_processes == 1:
-        return dataset
-    # TRL keeps reference log-probs beside the rows: a place that every process must share.
-    if processes.is_main_process:
-        shutil.rmtree(shared, ignore_errors=True)
-        dataset.save_to_disk(str(shared))
-    processes.wait_for_everyone()
-    return load_from_disk(str(shared))
 
 
 def _lora(recipe: Recipe) -> Any:
