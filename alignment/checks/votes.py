@@ -24,7 +24,7 @@ SIDE_LEAN = 0.1
 MIN_OVERLAPS = 20
 """Pairs with two decided votes; with fewer, a flip rate of .15 is uncertain by more than .1."""
 NOISY = 0.1
-"""Share of swapped examples from which the robust loss is worth its slower learning."""
+"""Share of swapped examples from which the robust loss is worth what it takes."""
 MANY_SUSPECT = 0.05
 """Share of votes by flagged voters from which they are worth a look before a run."""
 
