@@ -119,7 +119,9 @@ class Journal(JournalReader):
                 now=now,
                 checks=checks,
                 compare_share=compare_share,
-            )
+            ),
+            # A vote's sync covers the lease that it needs; one of its own would hold votes up.
+            lazy=True,
         )
 
     def add_vote(self, vote: Vote, *, issued_only: bool = False) -> "Future[VoteOutcome]":
@@ -171,14 +173,14 @@ class Journal(JournalReader):
         """Argilla has these pairs."""
         rows = [(pair_id,) for pair_id in ids]
         return self._writer.submit(
-            lambda db: _many(db, "UPDATE pairs SET delivered = 1 WHERE id = ?", rows)
+            lambda db: _many(db, "UPDATE pairs SET delivered = 1 WHERE id = ?", rows), lazy=True
         )
 
     def mark_votes_delivered(self, votes: Sequence[Vote]) -> "Future[None]":
         """Argilla has these votes as they stand here; a later change stays undelivered."""
         rows = [(vote.revision, vote.id) for vote in votes]
         sql = "UPDATE votes SET delivered_revision = max(delivered_revision, ?) WHERE id = ?"
-        return self._writer.submit(lambda db: _many(db, sql, rows))
+        return self._writer.submit(lambda db: _many(db, sql, rows), lazy=True)
 
     def mirror(self, pairs: Sequence[Pair], votes: Sequence[Vote]) -> "Future[None]":
         """Take over what Argilla holds: unknown pairs, and votes cast or changed there.

@@ -29,6 +29,7 @@ from annotation.schema import (
 )
 
 BUSY_TIMEOUT_S = 10.0
+WAL_PAGES = 8000
 
 
 class JournalError(Fault):
@@ -127,6 +128,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if mode != "wal":
             raise JournalError(f"{path} is on a disk without SQLite's WAL: use a local disk.")
         connection.execute("PRAGMA synchronous = FULL")
+        # Folding the WAL in holds up votes: seldom, and each page once for many commits.
+        connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
         # What was deleted on a voter's wish is overwritten, not only unlinked.
         connection.execute("PRAGMA secure_delete = ON")

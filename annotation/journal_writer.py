@@ -24,6 +24,8 @@ SCRUB_AGAIN_S = 1.0
 SCRUB_NOTE = "journal.scrub"
 """The journal's note that deleted bytes may still be in the file: a crash must not forget it."""
 _SCRUB_WAIT_MS = 50
+LAZY_SYNC_S = 0.25
+"""While the disk has synced within it, what is lazy leaves that to the next that is not."""
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -32,6 +34,7 @@ _Result = TypeVar("_Result")
 class _Work:
     run: Callable[[sqlite3.Connection], Any]
     scrub: bool = False
+    lazy: bool = False
     future: "Future[Any]" = field(default_factory=Future)
 
 
@@ -44,7 +47,8 @@ class _Answer:
 class GroupCommitWriter:
     """Runs operations on one connection, in order, many to a commit.
 
-    A future resolves only after the commit (synchronous=FULL) that holds its operation.
+    A future resolves only after the commit that holds its operation, synced to disk unless the
+    whole commit is lazy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,18 +62,26 @@ class GroupCommitWriter:
         self._scrub_at = time.monotonic() if due else None
         self._scrubbed_at = float("-inf")
         self._is_rewritten = False
+        self._syncs = True
+        self._synced_at = float("-inf")
         self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
         self._thread.start()
 
     def submit(
-        self, run: Callable[[sqlite3.Connection], _Result], *, scrub: bool = False
+        self,
+        run: Callable[[sqlite3.Connection], _Result],
+        *,
+        scrub: bool = False,
+        lazy: bool = False,
     ) -> "Future[_Result]":
         """Queue an operation; it may run twice, the first time rolled back without a trace.
 
         With `scrub`, what it deletes leaves the bytes of file and WAL soon after its commit, at
-        once or within half a minute of the time before.
+        once or within half a minute of the time before. With `lazy`, a power cut may take it,
+        though never the end of the app alone, nor once a later commit has synced: under load it
+        costs the disk nothing and votes no wait.
         """
-        work = _Work(run, scrub)
+        work = _Work(run, scrub, lazy)
         with self._gate:
             if self._closed:
                 work.future.set_exception(JournalError(f"The journal {self._path} is closed."))
@@ -122,6 +134,7 @@ class GroupCommitWriter:
         """
         db = self._connection
         try:
+            self._sync(True)
             if not self._is_rewritten:
                 db.execute("VACUUM")
                 self._is_rewritten = True
@@ -161,10 +174,20 @@ class GroupCommitWriter:
                 work.future.set_result(answer.result)
 
     def _transact(self, batch: Sequence[_Work]) -> list[_Answer]:
+        lately = time.monotonic() - self._synced_at < LAZY_SYNC_S
+        self._sync(not (lately and all(work.lazy for work in batch)))
         self._connection.execute("BEGIN IMMEDIATE")
         answers = [self._attempt(work) for work in batch]
         self._connection.execute("COMMIT")
+        if self._syncs:
+            self._synced_at = time.monotonic()
         return answers
+
+    def _sync(self, wanted: bool) -> None:
+        if wanted != self._syncs:
+            mode = "FULL" if wanted else "NORMAL"
+            self._connection.execute(f"PRAGMA synchronous = {mode}")
+            self._syncs = wanted
 
     def _attempt(self, work: _Work) -> _Answer:
         self._connection.execute("SAVEPOINT operation")

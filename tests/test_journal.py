@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation import journal_schema, journal_tables
+from annotation import journal_schema, journal_tables, journal_writer
 from annotation.journal import (
     Journal,
     JournalError,
@@ -361,6 +361,29 @@ def test_a_file_held_by_another_program_is_an_error_and_passes(
     other.close()
     journal.set_note("k", "2").result()
     assert journal.note("k") == "2"
+    journal.close()
+
+
+def test_a_lease_leaves_its_sync_to_the_votes_but_never_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PRAGMA synchronous 2 syncs at the commit (FULL), 1 does not (NORMAL)."""
+    journal = Journal(tmp_path / "journal.sqlite3")
+    journal.add_pairs([make_pair(f"p{n}") for n in range(4)]).result()
+
+    def level() -> int:
+        return int(journal._writer._connection.execute("PRAGMA synchronous").fetchone()[0])
+
+    assert give(journal, "ann") == "p0"
+    assert level() == 1
+    journal.add_vote(make_vote("v0", "p0")).result()
+    assert level() == 2
+    assert give(journal, "bob") == "p1"
+    assert level() == 1
+    # Nobody votes, so nothing else would take the lease to the disk.
+    monkeypatch.setattr(journal_writer, "LAZY_SYNC_S", 0.0)
+    assert give(journal, "cid") == "p2"
+    assert level() == 2
     journal.close()
 
 
