@@ -9,6 +9,7 @@ from pathlib import Path
 
 from annotation.journal import Journal
 from tests.journal_parts import make_pair
+from tests.killed_server import FEWEST, kill_rounds, start_routes
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 3
@@ -77,3 +78,14 @@ def test_acknowledged_votes_survive_kill_9(tmp_path: Path) -> None:
             (stored[name].superseded_at is not None) == (name in undone) for name in acknowledged
         )
         journal.close()
+
+
+def test_votes_acknowledged_over_http_survive_kill_9(tmp_path: Path) -> None:
+    """Five rounds of `bench_kill` on one journal, another seed."""
+    rounds = kill_rounds(
+        lambda: start_routes(tmp_path), tmp_path / "journal.sqlite3", rounds=5, seed=2
+    )
+    for done in rounds:
+        assert done.acknowledged >= FEWEST
+        assert not done.lost
+        assert not done.refused
