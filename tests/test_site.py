@@ -7,7 +7,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from running_app import start_app
+from oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider
+from running_app import free_port, start_app, submitted_votes
 from tiny import make_tiny_model
 
 pytestmark = [pytest.mark.slow]
@@ -67,3 +68,45 @@ def test_a_voter_outlives_a_wiped_disk_where_the_secret_is_configured(tmp_path: 
         assert "so nobody can vote: set it to count or store." in second.said
     finally:
         second.stop()
+
+
+def test_where_accounts_are_wanted_a_signed_in_voter_votes_and_nobody_else(tmp_path: Path) -> None:
+    """The real app against a provider on loopback; another site's page changes nothing."""
+    port = free_port()
+    provider = OidcProvider(redirects={f"http://127.0.0.1:{port}/login/callback"})
+    provider.start()
+    app = start_app(
+        tmp_path / "home",
+        port=port,
+        env={
+            "OAUTH_CLIENT_ID": CLIENT_ID,
+            "OAUTH_CLIENT_SECRET": CLIENT_SECRET,
+            "OPENID_PROVIDER_URL": provider.url,
+            "ANONYMOUS_VOTES": "refuse",
+        },
+    )
+    try:
+        with httpx.Client(base_url=app.url, follow_redirects=True) as browser:
+            refused = browser.post("/api/pairs")
+            assert (refused.status_code, refused.json()["sign_in"]) == (401, "/login/huggingface")
+            assert browser.get("/login/huggingface").status_code == 200
+            me = browser.get("/api/me").json()
+            assert (me["signed_in"], me["name"], me["sign_out"]) == (True, "ada", "/logout")
+            pair = browser.post("/api/pairs").json()["id"]
+            ballot = {"pair": pair, "choice": "a"}
+            evil = browser.post("/api/votes", json=ballot, headers={"Origin": "https://evil.io"})
+            assert evil.status_code == 403
+            assert browser.post("/api/votes", json=ballot).json()["counted"]
+            copied = dict(browser.cookies)
+            browser.post("/logout")
+            assert not browser.get("/api/me").json()["signed_in"]
+        with httpx.Client(base_url=app.url, cookies=copied) as thief:
+            assert thief.post("/api/pairs").status_code == 401
+        app.wait_for("delivery", lambda h: h["argilla"] == "ready" and h["undelivered"] == 0)
+        assert CLIENT_SECRET not in app.said
+        assert len(submitted_votes(app.home)) == 1
+        with sqlite3.connect(f"file:{app.home / 'journal.sqlite3'}?mode=ro", uri=True) as journal:
+            assert journal.execute("SELECT voter FROM votes").fetchall() == [("hub-65f0c0ffee",)]
+    finally:
+        app.stop()
+        provider.stop()
