@@ -63,6 +63,11 @@ class Journal(JournalReader):
         self._has_backup = has_backup
         super().__init__(path)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written just now, as on a full disk; None since a write worked."""
+        return self._writer.trouble
+
     def add_pairs(self, pairs: Sequence[Pair]) -> "Future[None]":
         """Store new pairs, all or none. An id that is there already is a ValueError."""
         return self._writer.submit(lambda db: incoming.add_pairs(db, pairs))

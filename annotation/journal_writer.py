@@ -57,6 +57,7 @@ class GroupCommitWriter:
         self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
+        self._trouble: str | None = None
         noted = "SELECT 1 FROM notes WHERE key = ?"
         due = self._connection.execute(noted, (SCRUB_NOTE,)).fetchone()
         self._scrub_at = time.monotonic() if due else None
@@ -66,6 +67,11 @@ class GroupCommitWriter:
         self._synced_at = float("-inf")
         self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
         self._thread.start()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the disk refused the last commit, in one line; None since one was stored."""
+        return self._trouble
 
     def submit(
         self,
@@ -163,7 +169,10 @@ class GroupCommitWriter:
                 return
             _log.warning("A write to the journal failed: %s", error)
             wrapped = translate(error, self._path) if isinstance(error, sqlite3.Error) else error
+            self._trouble = str(wrapped)
             answers = [_Answer(error=wrapped)] * len(batch)
+        else:
+            self._trouble = None
         if any(work.scrub for work in batch):
             self._scrub_at = max(time.monotonic(), self._scrubbed_at + SCRUB_EVERY_S)
             self._is_rewritten = False

@@ -42,17 +42,21 @@ class AdminHandlers(Guarded):
         argilla: Callable[[], ArgillaStatus],
         pairs_ready: Callable[[], int],
         backup: Callable[[], BackupStatus | None] = lambda: None,
+        trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(door)
         self._pipeline = pipeline
         self._argilla = argilla
         self._pairs_ready = pairs_ready
         self._backup = backup
+        self._trouble = trouble
 
     def votes(self, request: gr.Request) -> str:
         self._require_admin(request)
         counts = self._pipeline.preview().counts
-        return describe_votes(counts, self._pairs_ready(), self._argilla(), self._backup())
+        return describe_votes(
+            counts, self._pairs_ready(), self._argilla(), self._backup(), self._trouble()
+        )
 
     def preview(self, request: gr.Request) -> tuple[str, Any]:
         self._require_admin(request)

@@ -29,14 +29,19 @@ def describe_votes(
     pairs_ready: int,
     argilla: ArgillaStatus,
     backup: BackupStatus | None = None,
+    trouble: str | None = None,
 ) -> str:
-    """The votes and where they are, as Markdown. `backup` is None where none is set up."""
+    """The votes and where they are, as Markdown. `backup` is None where none is set up.
+
+    `trouble` is why votes can't be saved just now.
+    """
     synthetic = (
         f" **{counts.synthetic_votes} are synthetic**, from scripted voters."
         if counts.synthetic_votes
         else ""
     )
     lines = [
+        *([_describe_trouble(trouble)] if trouble else []),
         f"{_count(counts.votes, 'vote')} by {_count(counts.voters, 'voter')} "
         f"on {counts.pairs_voted} pairs; {pairs_ready} more wait for a vote.{synthetic}",
         f"They give {_count(counts.examples, 'preference example')}. "
@@ -51,6 +56,11 @@ def describe_votes(
 
 def _count(number: int, word: str) -> str:
     return f"**{number:,}** {word}{'' if number == 1 else 's'}"
+
+
+def _describe_trouble(trouble: str) -> str:
+    kept = "Open pages keep their votes and send them again until it works."
+    return f"**No vote can be saved now.** {trouble} {kept}"
 
 
 def _describe_argilla(argilla: ArgillaStatus) -> str:

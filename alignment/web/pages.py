@@ -75,6 +75,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
                 argilla=site.argilla_status,
                 pairs_ready=site.pairs_ready,
                 backup=site.backup_status,
+                trouble=lambda: site.journal.trouble,
             ),
             QualityHandlers(site.pipeline, site.journal, door),
             OwnPromptHandlers(site.journal, door),
