@@ -88,7 +88,7 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
     """
     votes = live_votes(journal)
     pairs = {pair.id: pair for pair in journal.pairs(sorted({v.pair_id for v in votes}))}
-    votes = [v for v in votes if v.pair_id not in pairs or _may_teach(pairs[v.pair_id])]
+    votes = [v for v in votes if v.pair_id not in pairs or pairs[v.pair_id].is_public]
     by_pair: defaultdict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         if vote.pair_id not in pairs:
@@ -121,13 +121,17 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
     return PreparedExport(tuple(examples), counts, train_jsonl, digest)
 
 
-def _may_teach(pair: Pair) -> bool:
-    return pair.is_public and pair.kind is not PairKind.COMPARE
-
-
 def live_votes(journal: JournalReader) -> list[Vote]:
-    """The votes that an export rests on: they count and are no skip; oldest first."""
-    return [v for v in journal.votes() if v.counts and v.choice is not Choice.SKIP]
+    """The votes that an export rests on: they count and are no skip; oldest first.
+
+    Votes that compared models are none of them: they judge, and teach nothing.
+    """
+    compared = {vote.id for vote in journal.votes_on(PairKind.COMPARE)}
+    return [
+        v
+        for v in journal.votes()
+        if v.counts and v.choice is not Choice.SKIP and v.id not in compared
+    ]
 
 
 def export_preferences(journal: JournalReader, directory: Path) -> Export:

@@ -403,6 +403,7 @@ def test_openapi_documents_every_route_and_answer(client: TestClient) -> None:
         ("delete", "/api/votes/{id}"): {"200", "403", "404", "409", "422", "507"},
         ("get", "/api/me/votes"): {"200", "404", "422"},
         ("delete", "/api/me/votes"): {"200", "507"},
+        ("get", "/api/me"): {"200"},
         ("get", "/api/progress"): {"200", "422"},
     }
     vote = document["components"]["schemas"]["VoteIn"]

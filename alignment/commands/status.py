@@ -10,6 +10,7 @@ from datetime import datetime
 
 from alignment.base import bound_base
 from alignment.pipeline import open_reader
+from alignment.promotions import Promotions
 from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.export import ExportCounts, prepare_export
@@ -53,6 +54,7 @@ class HomeStatus:
     policy: str | None
     pairs: int
     counts: ExportCounts | None
+    comparisons: int
     undelivered: int
     runs: tuple[RunLine, ...]
     argilla_api_url: str | None
@@ -80,6 +82,7 @@ class HomeStatus:
             ("policy", self.policy or "the base"),
             ("pairs", str(self.pairs)),
             ("votes", votes),
+            ("comparisons", f"{self.comparisons} blind votes between models"),
             ("undelivered", str(self.undelivered)),
             ("Argilla", self.argilla_api_url or "not running"),
             ("backup", self.backup.line if self.backup else "none: set VOTES_REPO"),
@@ -93,20 +96,23 @@ def load_status(settings: AnnotationSettings) -> HomeStatus:
     home = Home(settings.votetune_home)
     running = running_app(home)
     base = bound_base(home.root)
-    pairs, counts, undelivered = 0, None, 0
+    promoted = Promotions(home.root).current()
+    pairs, counts, undelivered, comparisons = 0, None, 0, 0
     if home.journal.exists():
         with open_reader(home) as journal:
             pairs = sum(journal.pairs_per_prompt().values())
             counts, undelivered = prepare_export(journal).counts, journal.undelivered_count()
+            comparisons = journal.comparison_votes()
     url, key = _argilla(settings, home)
     runs = Runs(home.root).list()
     return HomeStatus(
         home=str(home.root),
         app_url=running.url if running else None,
         base=base.label if base else None,
-        policy=base.label if base else None,
+        policy=(promoted or base).label if base else None,
         pairs=pairs,
         counts=counts,
+        comparisons=comparisons,
         undelivered=undelivered,
         runs=tuple(
             RunLine(r.id, r.spec.method, str(r.state), r.status.step, r.spec.steps) for r in runs
