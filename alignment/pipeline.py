@@ -36,10 +36,10 @@ from annotation.export import (
 )
 from annotation.faults import Fault
 from annotation.home import Home
-from annotation.journal import JournalReader
-from annotation.journal_deletion import note_published
+from annotation.journal.deletion import note_published
+from annotation.journal.journal import JournalReader
 from annotation.prompts import load_prompts
-from annotation.quality_report import QualityDesk
+from annotation.quality.report import QualityDesk
 from annotation.schema import Prompt, Sampling, Split
 
 STARTER_MAX_NEW_TOKENS = 64

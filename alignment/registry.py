@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alignment.base import BaseModelError, ResolvedBase, bound_base, resolve_base
+from alignment.contest.promotions import Promotions
 from alignment.hub.model_files import ModelFilesError, sha256_of
 from alignment.hub.pull import Pulled, PullError, list_pulled, pull_tuned
 from alignment.hub.tuned import check_tuned, check_whole_model, tuned_weight_files, tuning_of
-from alignment.promotions import Promotions
 from alignment.recipes import Tuning
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault

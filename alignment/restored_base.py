@@ -1,14 +1,14 @@
 """Which base a home must speak whose votes are still in the backup, found before one is chosen.
 
-Owns the asking of the backup at a start. Restores nothing: `annotation.backup_sync` does.
+Owns the asking of the backup at a start. Restores nothing: `annotation.backup.sync` does.
 """
 
 import logging
 from pathlib import Path
 
 from alignment.base import ResolvedBase, bind_base, bound_base, bound_revision_asked
-from annotation.backup import BackupBase, BackupError
-from annotation.backup_repo import BackupRepo
+from annotation.backup.events import BackupBase, BackupError
+from annotation.backup.repo import BackupRepo
 from annotation.hub.client import HubError
 from annotation.settings import AnnotationSettings
 

@@ -8,7 +8,7 @@ compared is the caller's business.
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.sampling import Generator, PairPool, keep_different
 from annotation.schema import Completion, ModelRef, PairKind, Prompt, Sampling, Split, utc_now
 

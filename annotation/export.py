@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from annotation.faults import Fault
-from annotation.journal import JournalReader
+from annotation.journal.journal import JournalReader
 from annotation.schema import (
     Choice,
     Message,

@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from annotation.faults import Fault, Unaskable
-from annotation.journal import Journal, JournalFull
+from annotation.journal.journal import Journal, JournalFull
 from annotation.prompts import clean_text, to_prompt
 from annotation.schema import (
     Completion,
@@ -32,8 +32,8 @@ from annotation.schema import (
     Sampling,
     utc_now,
 )
-from annotation.voters import TokenBuckets
 from annotation.voting import LEASE, IssuedPair
+from annotation.web.voters import TokenBuckets
 
 Mode = Literal["open", "moderated", "off"]
 MAX_OWN_PROMPT_CHARACTERS = 2000

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from annotation.journal_reader import JournalReader, quarter
+from annotation.journal.reader import JournalReader, quarter
 from annotation.schema import utc_now
 
 LOOK_BACK = timedelta(hours=48)

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Protocol
 
 from annotation.faults import Fault
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.prompts import clean_text, one_line
 from annotation.schema import (
     Completion,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from annotation.checks import Checks, is_flipped
-from annotation.journal import Journal, VoteOutcome
-from annotation.journal_deletion import was_published
+from annotation.journal.deletion import was_published
+from annotation.journal.journal import Journal, VoteOutcome
 from annotation.progress import Progress, ProgressBoard
 from annotation.schema import (
     AnonymousVotes,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Sampling, Vote
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -19,11 +19,11 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from annotation.api_errors import install_api_errors
-from annotation.journal import Journal
-from annotation.routes import Health, build_vote_routes
-from annotation.voters import VoterCookies
+from annotation.journal.journal import Journal
 from annotation.voting import Voting
+from annotation.web.api_errors import install_api_errors
+from annotation.web.routes import Health, build_vote_routes
+from annotation.web.voters import VoterCookies
 from tests.journal_parts import make_pair
 from tests.running_app import ROOT, free_port
 

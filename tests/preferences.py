@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alignment.base import ResolvedBase
 from annotation.export import Export, export_preferences
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Sampling, Split, Vote
 
 TINY = ModelRef("tiny", "7" * 40)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from alignment.web.admin_view import describe_backup
-from annotation.backup_sync import BackupStatus
+from annotation.backup.sync import BackupStatus
 
 AT = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
 

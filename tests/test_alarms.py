@@ -16,7 +16,7 @@ from alignment.run_store import Metric, RunState, Sample
 from alignment.runs import Runs
 from alignment.starter import STARTER_DIR, starter_revision
 from annotation.export import export_preferences
-from annotation.journal import JournalReader
+from annotation.journal.journal import JournalReader
 from annotation.schema import ModelRef
 from tests.preferences import TINY
 

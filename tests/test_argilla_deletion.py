@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_argilla_store import Bench, bench, make_pair, make_vote, respond
 
-from annotation.argilla_api import ArgillaRefused, ArgillaUnavailable
-from annotation.argilla_records import receipts_of, to_metadata, to_receipt, without_receipt
-from annotation.argilla_sync import ArgillaSync
-from annotation.journal import Journal
+from annotation.argilla_store.api import ArgillaRefused, ArgillaUnavailable
+from annotation.argilla_store.records import receipts_of, to_metadata, to_receipt, without_receipt
+from annotation.argilla_store.sync import ArgillaSync
+from annotation.journal.journal import Journal
 from annotation.schema import PairKind, VoteSource
 
 __all__ = ["bench"]  # a fixture

@@ -15,8 +15,9 @@ import httpx
 import pytest
 from argilla_fixture import wait_ready
 
-from annotation.argilla_api import ArgillaUnavailable
-from annotation.argilla_records import (
+from annotation.argilla_server.launcher import Credentials, EmbeddedArgilla
+from annotation.argilla_store.api import ArgillaUnavailable
+from annotation.argilla_store.records import (
     MAX_MESSAGE_CHARS,
     ForeignRecordError,
     pair_from_record,
@@ -26,11 +27,10 @@ from annotation.argilla_records import (
     vote_from_response,
     voter_user_id,
 )
-from annotation.argilla_server.launcher import Credentials, EmbeddedArgilla
-from annotation.argilla_store import ArgillaConnection, ArgillaStore, ArgillaStoreError
-from annotation.argilla_sync import ArgillaSync
+from annotation.argilla_store.store import ArgillaConnection, ArgillaStore, ArgillaStoreError
+from annotation.argilla_store.sync import ArgillaSync
 from annotation.faults import Fault
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import (
     Choice,
     Completion,

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from journal_parts import NOON, SECOND_MODEL, make_pair, make_vote
 
-from annotation.backup import (
+from annotation.backup.events import (
     MAX_FILE_BYTES,
     BackupBase,
     BackupError,

@@ -13,7 +13,7 @@ from hub_double import WRITER, HubDouble
 from journal_parts import NOON
 from running_app import RunningApp, free_port, run_command, start_app
 
-from annotation.backup import BackupBase, Header, Wish, to_files
+from annotation.backup.events import BackupBase, Header, Wish, to_files
 
 pytestmark = [pytest.mark.slow]
 REPO = "ada/votes"

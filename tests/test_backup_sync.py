@@ -24,13 +24,20 @@ from journal_parts import (
 )
 
 from annotation.argilla_server.launcher import Credentials
-from annotation.argilla_store import ArgillaConnection, ArgillaStore
-from annotation.backup import BackupBase, BackupError, Header, StoredPair, StoredVote, to_files
-from annotation.backup_repo import BackupRepo
-from annotation.backup_sync import BackupSync
-from annotation.journal import Journal
-from annotation.journal_backup import JournalBackup
-from annotation.journal_deletion import ARGILLA_NOTE
+from annotation.argilla_store.store import ArgillaConnection, ArgillaStore
+from annotation.backup.events import (
+    BackupBase,
+    BackupError,
+    Header,
+    StoredPair,
+    StoredVote,
+    to_files,
+)
+from annotation.backup.journal_backup import JournalBackup
+from annotation.backup.repo import BackupRepo
+from annotation.backup.sync import BackupSync
+from annotation.journal.deletion import ARGILLA_NOTE
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, Pair, PairKind, Reason, Vote, VoteSource
 
 REPO = "ada/votes"

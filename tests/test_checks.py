@@ -13,8 +13,8 @@ import pytest
 from annotation.checks import MOST_CHECKS, Checks
 from annotation.export import prepare_export
 from annotation.gold import GOLD_MODEL, GoldError, gold_pairs, load_gold
-from annotation.journal import Journal
-from annotation.journal_issue import issue_pair
+from annotation.journal.issue import issue_pair
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, Pair, PairKind
 from annotation.voting import IssuedPair, Receipt, Voting
 from tests.journal_parts import LEASE, NOON, make_pair, make_vote, on_writer
@@ -186,7 +186,7 @@ def test_a_write_that_runs_twice_gives_the_same_check(journal: Journal, tmp_path
 
 
 def test_drawing_a_check_reads_indexes_and_no_whole_table(journal: Journal) -> None:
-    from annotation.journal_checks import _CHECKS_GIVEN, _DECIDED, _GOLD, GIVEN
+    from annotation.journal.check_pairs import _CHECKS_GIVEN, _DECIDED, _GOLD, GIVEN
 
     values = {"voter": "ann", "between": 5}
     for sql in (GIVEN, _CHECKS_GIVEN, _GOLD, _DECIDED):

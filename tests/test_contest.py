@@ -11,12 +11,12 @@ from journal_parts import make_pair, make_vote
 from small_files import write_run
 
 from alignment.base import ResolvedBase
-from alignment.contest import GATE_TURNS, WAITING_SHARE, Contest, ContestError, GateWatch
-from alignment.gate import VOTER_CAP
-from alignment.leaderboard import Standing
-from alignment.promotions import PromotionError
+from alignment.contest.contest import GATE_TURNS, WAITING_SHARE, Contest, ContestError, GateWatch
+from alignment.contest.gate import VOTER_CAP
+from alignment.contest.leaderboard import Standing
+from alignment.contest.promotions import PromotionError
 from alignment.registry import Registry, RegistryError
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, PairKind, Sampling
 
 BASE = ModelRef("ada/chat", "b" * 40)
@@ -217,7 +217,7 @@ def test_a_policy_that_is_gone_is_one_line(
 def test_the_watch_promotes_by_itself(
     registry: Registry, journal: Journal, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alignment.contest.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr("alignment.contest.contest.LOOK_EVERY_S", 0.02)
     write_run(home, "dpo-1", BASE)
     tuned = registry.get("dpo-1").ref
     watch = GateWatch(Contest(registry, journal, share=0.2), journal)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from annotation import journal_writer
 from annotation.export import prepare_export
-from annotation.journal import Journal, UnknownPair
-from annotation.journal_deletion import ARGILLA_NOTE, note_published, was_published
+from annotation.journal import writer as journal_writer
+from annotation.journal.deletion import ARGILLA_NOTE, note_published, was_published
+from annotation.journal.journal import Journal, UnknownPair
 from annotation.schema import Choice, PairKind, VoteSource
 from tests.journal_parts import NOON, give, make_pair, make_vote, on_writer
 

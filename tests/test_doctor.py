@@ -36,8 +36,10 @@ from annotation.export import (
     prepare_export,
 )
 from annotation.home import Home
-from annotation.journal import Journal
-from annotation.quality import share_of
+from annotation.journal.journal import Journal
+from annotation.quality.flags import Flag
+from annotation.quality.quality import share_of
+from annotation.quality.voter_health import VoterHealth
 from annotation.schema import (
     Choice,
     Completion,
@@ -50,8 +52,6 @@ from annotation.schema import (
     Vote,
     VoteSource,
 )
-from annotation.voter_flags import Flag
-from annotation.voter_health import VoterHealth
 from tests.preferences import TINY, WHEN, tiny_base, train_prompts
 from tests.running_app import run_command
 from tests.tiny import EOS_ID, make_tiny_model

@@ -18,7 +18,7 @@ from annotation.export import (
     load_export,
     prepare_export,
 )
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import (
     Choice,
     Completion,

@@ -12,9 +12,9 @@ from fastapi.testclient import TestClient
 
 from alignment.web.admin_view import ArgillaStatus, describe_votes
 from annotation.export import prepare_export
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
+from annotation.quality.voter_health import assess_voters
 from annotation.schema import Completion, ModelRef, Pair, Prompt, Sampling
-from annotation.voter_health import assess_voters
 from tests.journal_parts import NOON, fill_disk, free_disk, make_pair
 from tests.voter_app import one_line, voter_app
 

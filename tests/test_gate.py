@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from alignment.comparisons import Comparison, Outcome
-from alignment.gate import (
+from alignment.contest.comparisons import Comparison, Outcome
+from alignment.contest.gate import (
     ALPHA,
     MIN_DECIDED,
     VOTER_CAP,

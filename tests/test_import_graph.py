@@ -12,7 +12,7 @@ PRODUCT = [
     *sorted((ROOT / "alignment").rglob("*.py")),
 ]
 TABS = {
-    "annotation/tab.py",
+    "annotation/web/tab.py",
     "alignment/web/admin_guard.py",
     "alignment/web/admin_tab.py",
     "alignment/web/bakeoff_tab.py",
@@ -47,7 +47,7 @@ WEIGHTS = {
 }
 ONLY_IN = {
     "gradio": TABS | ROOTS,
-    "argilla": {"annotation/argilla_store.py"},
+    "argilla": {"annotation/argilla_store/store.py"},
     "argilla_server": {
         "annotation/argilla_server/server.py",
         "annotation/argilla_server/engine.py",

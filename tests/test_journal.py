@@ -17,8 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from annotation import journal_schema, journal_tables, journal_writer
-from annotation.journal import (
+from annotation.journal import rows as journal_schema
+from annotation.journal import tables as journal_tables
+from annotation.journal import writer as journal_writer
+from annotation.journal.journal import (
     Journal,
     JournalError,
     JournalFull,
@@ -28,7 +30,7 @@ from annotation.journal import (
     UnknownVote,
     VoteConflict,
 )
-from annotation.journal_writer import GroupCommitWriter
+from annotation.journal.writer import GroupCommitWriter
 from annotation.schema import (
     Choice,
     Completion,
@@ -407,7 +409,7 @@ def test_another_process_reads_while_this_one_writes(journal: Journal) -> None:
     journal.add_pairs([make_pair(f"p{n}") for n in range(300)]).result()
     program = """
 import json, sys, pathlib
-from annotation.journal import JournalReader
+from annotation.journal.journal import JournalReader
 reader = JournalReader(pathlib.Path(sys.argv[1]))
 seen = []
 while not seen or seen[-1] < 300:
@@ -639,7 +641,7 @@ def test_a_retired_pair_is_out_of_play(journal: Journal) -> None:
 
 
 def test_issuing_reads_an_index_and_no_whole_table(journal: Journal) -> None:
-    from annotation.journal_issue import _OPEN, _SEEN_BY_OTHERS, _UNHELD, _WANTING
+    from annotation.journal.issue import _OPEN, _SEEN_BY_OTHERS, _UNHELD, _WANTING
 
     values = {"voter": "ann", "now": "", "votes": 0, "most": 1, "wanted": 1, "free": ""}
     with contextlib.closing(sqlite3.connect(journal._path)) as db:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from tests.journal_parts import make_pair
 from tests.killed_server import FEWEST, kill_rounds, start_routes
 
@@ -17,7 +17,7 @@ ACKNOWLEDGED_BEFORE_THE_KILL = 400
 
 VOTERS = """
 import itertools, pathlib, sys, threading
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Choice
 from tests.journal_parts import make_vote
 

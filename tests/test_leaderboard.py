@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from alignment.comparisons import Comparison, Outcome, comparisons_of
-from alignment.gate import decide
-from alignment.leaderboard import MIN_DECIDED, Standing, build_leaderboard, win_rate
-from alignment.promotions import Promotion
+from alignment.contest.comparisons import Comparison, Outcome, comparisons_of
+from alignment.contest.gate import decide
+from alignment.contest.leaderboard import MIN_DECIDED, Standing, build_leaderboard, win_rate
+from alignment.contest.promotions import Promotion
 from alignment.web.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
 from annotation.schema import (
     Choice,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from annotation.journal import Journal
-from annotation.journal_deletion import note_published
+from annotation.journal.deletion import note_published
+from annotation.journal.journal import Journal
 from annotation.progress import ProgressBoard, Tally
 from annotation.schema import Choice, Message, PairKind, Prompt, VoteSource
-from annotation.sessions import COOKIE_NAME
+from annotation.web.sessions import COOKIE_NAME
 from tests.journal_parts import make_pair, make_vote, on_writer
 from tests.voter_app import Door, one_line, voter_app
 

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from annotation.origin_guard import OriginGuard
+from annotation.web.origin_guard import OriginGuard
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 HOST = "ada-votetune.hf.space"

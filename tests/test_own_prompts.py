@@ -15,15 +15,11 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from annotation.api_errors import install_api_errors
-from annotation.argilla_records import pair_from_record, to_record
-from annotation.callers import Callers
+from annotation.argilla_store.records import pair_from_record, to_record
 from annotation.export import prepare_export
 from annotation.faults import Unaskable
-from annotation.journal import Journal, UnknownPair
+from annotation.journal.journal import Journal, UnknownPair
 from annotation.own_prompts import MAX_WAITING, Mode, OwnPrompts
-from annotation.prompt_routes import build_prompt_routes
-from annotation.routes import Health, build_vote_routes
 from annotation.schema import (
     AnonymousVotes,
     Choice,
@@ -34,8 +30,12 @@ from annotation.schema import (
     Sampling,
     Split,
 )
-from annotation.voters import VoterCookies
 from annotation.voting import Voting
+from annotation.web.api_errors import install_api_errors
+from annotation.web.callers import Callers
+from annotation.web.prompt_routes import build_prompt_routes
+from annotation.web.routes import Health, build_vote_routes
+from annotation.web.voters import VoterCookies
 from tests.journal_parts import fill_disk, make_pair
 
 POLICY = ModelRef("starter", "1" * 40, "run-7", "2" * 40)

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from annotation.page_files import PAGE, build_page_routes, load_page_files
+from annotation.web.page_files import PAGE, build_page_routes, load_page_files
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_another_content_or_name_is_not_found(client: TestClient) -> None:
     for wrong in (
         path.replace(path.split("/")[2], "0" * 16),
         path.replace("page.js", "vote.html"),
-        "/page-files/../annotation/tab.py",
+        "/page-files/../annotation/web/tab.py",
         "/page-files/x/%2e%2e%2fREADME.md",
     ):
         assert client.get(wrong).status_code == 404, wrong

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse, StreamingResponse
 
-from annotation.page_headers import PageHeaders
+from annotation.web.page_headers import PageHeaders
 
 NAMES = (
     "content-security-policy",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.promotions import PromotionError, Promotions
+from alignment.contest.promotions import PromotionError, Promotions
 from annotation.schema import ModelRef
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

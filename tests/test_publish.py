@@ -25,8 +25,8 @@ from alignment.run_store import RunState
 from alignment.settings import AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_revision
 from annotation.home import Home
-from annotation.journal import Journal
-from annotation.journal_deletion import was_published
+from annotation.journal.deletion import was_published
+from annotation.journal.journal import Journal
 from annotation.schema import ModelRef, Prompt, Sampling
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "votetune.json"]

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binomtest
 from vote_parts import pair_of, vote_on
 
-from annotation.quality import (
+from annotation.quality.quality import (
     FlipRate,
     SplitPair,
     agreements,

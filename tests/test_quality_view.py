@@ -32,8 +32,8 @@ from alignment.web.quality_view import (
     draw_waiting,
 )
 from annotation.home import Home
-from annotation.journal import Journal
-from annotation.quality_report import PATIENCE_S, QualityDesk, report_quality
+from annotation.journal.journal import Journal
+from annotation.quality.report import PATIENCE_S, QualityDesk, report_quality
 from annotation.schema import Choice, PairKind
 
 HOSTILE = "<script>alert(1)</script>\u202eevil"
@@ -203,8 +203,9 @@ def test_suspects_are_those_of_the_report_with_or_without_one(journal: Journal) 
 def test_a_data_check_loads_no_pandas(home: Home, journal: Journal) -> None:
     fill(journal)
     code = (
-        "import sys; from pathlib import Path; from annotation.journal import JournalReader;"
-        "from annotation.quality_report import QualityDesk;"
+        "import sys; from pathlib import Path;"
+        "from annotation.journal.journal import JournalReader;"
+        "from annotation.quality.report import QualityDesk;"
         f"print(len(QualityDesk(JournalReader(Path({str(home.journal)!r}))).suspects()));"
         "sys.exit('pandas' in sys.modules)"
     )

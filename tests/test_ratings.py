@@ -8,8 +8,8 @@ import evalica
 import numpy as np
 import pytest
 
-from alignment.comparisons import Comparison, Outcome
-from alignment.ratings import ELO, Placement, placements, strengths
+from alignment.contest.comparisons import Comparison, Outcome
+from alignment.contest.ratings import ELO, Placement, placements, strengths
 from annotation.schema import ModelRef
 
 BASE = ModelRef("starter", "1" * 40)

@@ -18,13 +18,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 
-from annotation.api_errors import install_api_errors
 from annotation.gold import GoldRow, gold_pairs
-from annotation.journal import Journal
-from annotation.routes import Health, build_vote_routes
+from annotation.journal.journal import Journal
 from annotation.schema import Prompt, VoteSource
-from annotation.voters import VoterCookies
 from annotation.voting import Voting
+from annotation.web.api_errors import install_api_errors
+from annotation.web.routes import Health, build_vote_routes
+from annotation.web.voters import VoterCookies
 from tests.journal_parts import LEASE, NOON, fill_disk, free_disk, make_pair, make_vote
 
 LABELS = {"starter@11111111", "run-7@22222222"}

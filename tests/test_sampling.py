@@ -16,7 +16,7 @@ from tiny import make_tiny_model
 import annotation.sampling as sampling_module
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator, SamplerProcess
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.sampling import REDRAWS, Generator, PairPool, SamplingError
 from annotation.schema import (
     Choice,

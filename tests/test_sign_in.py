@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from annotation.schema import utc_now
-from annotation.sessions import COOKIE_NAME, LIFE, Sessions
-from annotation.sign_in import (
+from annotation.web.sessions import COOKIE_NAME, LIFE, Sessions
+from annotation.web.sign_in import (
     STATE_COOKIE,
     Provider,
     SignIn,

@@ -9,9 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from vote_parts import pair_of, vote_on
 
-from annotation.quality import share_of
-from annotation.schema import Choice, Pair, PairKind, Vote, VoteSource
-from annotation.voter_flags import (
+from annotation.quality.flags import (
     Evidence,
     flag_length,
     flag_model,
@@ -19,11 +17,13 @@ from annotation.voter_flags import (
     honest_rate,
     score_evidence,
 )
-from annotation.voter_health import (
+from annotation.quality.quality import share_of
+from annotation.quality.voter_health import (
     VoterHealth,
     assess_voters,
     flip_rate_after_flags,
 )
+from annotation.schema import Choice, Pair, PairKind, Vote, VoteSource
 
 A, B, TIE, SKIP = Choice.A, Choice.B, Choice.TIE, Choice.SKIP
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

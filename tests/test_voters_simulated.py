@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from annotation.voter_health import assess_voters
+from annotation.quality.voter_health import assess_voters
 from tests.voters_simulated import Crowd, Kind, Plan, simulate
 
 CROWDS = 25

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from annotation.journal import Journal, JournalFull, NotYours, UnknownPair, VoteConflict
+from annotation.journal.journal import Journal, JournalFull, NotYours, UnknownPair, VoteConflict
 from annotation.schema import Choice, Reason, VoteSource
-from annotation.voters import TokenBuckets, VoterCookies
 from annotation.voting import IssuedPair, Voting
+from annotation.web.voters import TokenBuckets, VoterCookies
 from tests.journal_parts import (
     FIRST_MODEL,
     LEASE,

@@ -10,11 +10,11 @@ from fastapi.testclient import TestClient
 from starlette.responses import Response
 
 from annotation.home import Home, derived_secret
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import VoteSource
-from annotation.sessions import COOKIE_NAME as SESSION_COOKIE
-from annotation.sessions import LIFE
-from annotation.voters import VoterCookies
+from annotation.web.sessions import COOKIE_NAME as SESSION_COOKIE
+from annotation.web.sessions import LIFE
+from annotation.web.voters import VoterCookies
 from tests.journal_parts import make_pair
 from tests.voter_app import ADA, Door, one_line, request, voter_app
 

@@ -8,13 +8,13 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from annotation.api_errors import install_api_errors
-from annotation.journal import Journal
-from annotation.routes import Health, build_vote_routes
+from annotation.journal.journal import Journal
 from annotation.schema import utc_now
-from annotation.sessions import COOKIE_NAME, Account, Sessions
-from annotation.voters import VoterCookies
 from annotation.voting import Voting
+from annotation.web.api_errors import install_api_errors
+from annotation.web.routes import Health, build_vote_routes
+from annotation.web.sessions import COOKIE_NAME, Account, Sessions
+from annotation.web.voters import VoterCookies
 
 ADA = Account("hub-65f0c0ffee", "ada")
 

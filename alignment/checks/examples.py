@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from alignment.checks.diagnosis import Finding, Level
 from alignment.checks.material import RARE, Material, count_of, percent
 from alignment.training.data import HOLD_OUT_FROM, split_held_out
-from annotation.quality import share_of
+from annotation.quality.quality import share_of
 
 ENOUGH_EXAMPLES = 100
 """About 200 votes; on the starter half of that won clearly less (README)."""

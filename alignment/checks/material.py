@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from annotation.export import PreparedExport
+from annotation.quality.voter_health import VoterHealth
 from annotation.schema import PreferenceExample, Vote
-from annotation.voter_health import VoterHealth
 
 RARE = 0.01
 """A lean counts when chance gives it less than once in a hundred: people look at this often."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from alignment.checks.diagnosis import Finding, Level
 from alignment.checks.material import RARE, Material, count_of, percent
-from annotation.quality import (
+from annotation.quality.quality import (
     FlipRate,
     decided_votes_by_pair,
     estimate_flip_rate,

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from alignment.pipeline import open_reader
 from annotation.home import Home
-from annotation.quality import FlipRate, Quality, Share
-from annotation.quality_report import QualityDesk, QualityReport
-from annotation.voter_flags import LIMITS, short_name
-from annotation.voter_health import VoterHealth
+from annotation.quality.flags import LIMITS, short_name
+from annotation.quality.quality import FlipRate, Quality, Share
+from annotation.quality.report import QualityDesk, QualityReport
+from annotation.quality.voter_health import VoterHealth
 
 SHOWN_VOTERS = 40
 

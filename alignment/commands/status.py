@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from alignment.base import bound_base
+from alignment.contest.promotions import Promotions
 from alignment.pipeline import open_reader
-from alignment.promotions import Promotions
 from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
+from annotation.backup.journal_backup import BackupReader
 from annotation.export import ExportCounts, prepare_export
 from annotation.home import Home, running_app
-from annotation.journal_backup import BackupReader
 from annotation.settings import AnnotationSettings
 
 

@@ -16,8 +16,8 @@ from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotation.cookies import came_over_https, set_cookie
 from annotation.home import write_private
+from annotation.web.cookies import came_over_https, set_cookie
 
 ADMIN_PATH = "/admin"
 COOKIE = "votetune_admin"

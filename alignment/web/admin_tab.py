@@ -24,7 +24,7 @@ from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard
 from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
 from alignment.web.quality_tab import QualityHandlers, build_quality_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
-from annotation.backup_sync import BackupStatus
+from annotation.backup.sync import BackupStatus
 
 ADMIN_CSS: Path = Path(__file__).parent / "admin.css"
 """Goes to `mount_gradio_app(css_paths=[ADMIN_CSS])`."""

@@ -6,7 +6,7 @@ A number says what it counts, and an empty state says what to do next.
 from dataclasses import dataclass
 from typing import Literal
 
-from annotation.backup_sync import BackupStatus
+from annotation.backup.sync import BackupStatus
 from annotation.export import ExportCounts, PreparedExport
 
 PREVIEW_EXAMPLES = 8

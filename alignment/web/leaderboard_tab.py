@@ -8,8 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.contest import Contest
-from alignment.promotions import Promotion
+from alignment.contest.contest import Contest
+from alignment.contest.promotions import Promotion
 from alignment.registry import Registry
 from alignment.web.admin_gate import AdminDoor
 from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown

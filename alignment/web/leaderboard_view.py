@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from alignment.gate import ALPHA, HORIZON, MIN_DECIDED, VOTER_CAP, Gate
-from alignment.leaderboard import Leaderboard, Row, Standing, WinRate
-from alignment.promotions import Promotion
-from alignment.ratings import Strength
+from alignment.contest.gate import ALPHA, HORIZON, MIN_DECIDED, VOTER_CAP, Gate
+from alignment.contest.leaderboard import Leaderboard, Row, Standing, WinRate
+from alignment.contest.promotions import Promotion
+from alignment.contest.ratings import Strength
 from alignment.web.markup import count_of, draw_bar, draw_table
 from annotation.schema import ModelRef
 

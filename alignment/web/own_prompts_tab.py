@@ -12,7 +12,7 @@ from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
 from alignment.web.markup import safe_text
 from alignment.web.quality_view import draw_waiting
 from annotation.faults import Fault
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Pair
 
 INTRO = (

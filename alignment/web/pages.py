@@ -20,17 +20,17 @@ from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.site import Site
 from alignment.web.training_tab import TrainingHandlers
-from annotation.api_errors import install_api_errors
-from annotation.callers import Callers
-from annotation.origin_guard import OriginGuard
-from annotation.page_files import build_page_routes
-from annotation.page_headers import PageHeaders
-from annotation.prompt_routes import build_prompt_routes
-from annotation.routes import build_vote_routes
-from annotation.sign_in import SignIn, build_sign_in_routes
-from annotation.tab import VOTE_CSS, build_theme, build_vote_tab
-from annotation.voters import VoterCookies
 from annotation.voting import Voting
+from annotation.web.api_errors import install_api_errors
+from annotation.web.callers import Callers
+from annotation.web.origin_guard import OriginGuard
+from annotation.web.page_files import build_page_routes
+from annotation.web.page_headers import PageHeaders
+from annotation.web.prompt_routes import build_prompt_routes
+from annotation.web.routes import build_vote_routes
+from annotation.web.sign_in import SignIn, build_sign_in_routes
+from annotation.web.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.web.voters import VoterCookies
 
 log = logging.getLogger(__name__)
 

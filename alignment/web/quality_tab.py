@@ -14,11 +14,11 @@ from alignment.web.admin_gate import AdminDoor
 from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
 from alignment.web.quality_view import SHOWN_SPLITS, draw_figures, draw_splits, draw_voters
 from annotation.faults import Fault
-from annotation.journal import Journal
-from annotation.quality import Quality
-from annotation.quality_report import QualityReport
-from annotation.voter_flags import short_name
-from annotation.voter_health import VoterHealth
+from annotation.journal.journal import Journal
+from annotation.quality.flags import short_name
+from annotation.quality.quality import Quality
+from annotation.quality.report import QualityReport
+from annotation.quality.voter_health import VoterHealth
 
 INTRO = (
     "How far the votes can be trusted, and who votes strangely. Setting a voter aside takes their "

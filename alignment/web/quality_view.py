@@ -10,11 +10,11 @@ from html import escape
 from alignment.checks.votes import MIN_OVERLAPS, NOISY
 from alignment.web.markup import count_of, draw_table, safe_text
 from alignment.web.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks, number
-from annotation.quality import Alpha, FlipRate, Share, SplitPair
-from annotation.quality_report import QualityReport
+from annotation.quality.flags import LIMITS, short_name
+from annotation.quality.quality import Alpha, FlipRate, Share, SplitPair
+from annotation.quality.report import QualityReport
+from annotation.quality.voter_health import VoterHealth
 from annotation.schema import Choice, Pair
-from annotation.voter_flags import LIMITS, short_name
-from annotation.voter_health import VoterHealth
 
 NO_VOTES = (
     '<p class="vta-note">No vote yet, so there is nothing to measure: open the Vote tab, or send '

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 from alignment.base import resolve_base
-from alignment.contest import Contest, GateWatch
+from alignment.contest.contest import Contest, GateWatch
 from alignment.generation import SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
@@ -21,25 +21,25 @@ from alignment.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.web.admin_view import ArgillaStatus
 from annotation.argilla_server.launcher import EmbeddedArgilla
-from annotation.argilla_store import ArgillaConnection
-from annotation.argilla_sync import ArgillaSync
-from annotation.backup import BackupError
-from annotation.backup_sync import BackupStatus, BackupSync
+from annotation.argilla_store.store import ArgillaConnection
+from annotation.argilla_store.sync import ArgillaSync
+from annotation.backup.events import BackupError
+from annotation.backup.journal_backup import JournalBackup
+from annotation.backup.sync import BackupStatus, BackupSync
 from annotation.comparing import ComparisonPool
 from annotation.gold import GoldRow, gold_pairs
 from annotation.home import Home, derived_secret
-from annotation.journal import Journal
-from annotation.journal_backup import JournalBackup
+from annotation.journal.journal import Journal
 from annotation.own_prompts import OwnPrompts
 from annotation.prompts import load_prompts
-from annotation.routes import Health
 from annotation.sampling import PairPool
 from annotation.schema import Prompt, Split, VoteSource, utc_now
-from annotation.sessions import Sessions
 from annotation.settings import AnnotationSettings
-from annotation.sign_in import Provider
-from annotation.tab import VotePage
 from annotation.voting import Voting
+from annotation.web.routes import Health
+from annotation.web.sessions import Sessions
+from annotation.web.sign_in import Provider
+from annotation.web.tab import VotePage
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, Taste, 
 from alignment.starter import STARTER_DIR, report_prompts, starter_prompts, starter_revision
 from alignment.starter_kinds import drafts
 from annotation.export import Export, export_to_home
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, ModelRef, Pair, Prompt, Split, Vote, VoteSource, utc_now
 
 DECIDED = 200

@@ -29,7 +29,7 @@ from alignment.settings import AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
 from alignment.web.comparison import Comparison
 from annotation.home import Home
-from annotation.journal import Journal, JournalReader
+from annotation.journal.journal import Journal, JournalReader
 from annotation.schema import ModelRef, Pair, Split, Vote, VoteSource, utc_now
 
 VOTES = 200

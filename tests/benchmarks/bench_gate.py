@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.gate import ALPHA, MIN_DECIDED, VOTER_CAP, chance_of_promotion, log_evidence
+from alignment.contest.gate import ALPHA, MIN_DECIDED, VOTER_CAP, chance_of_promotion, log_evidence
 
 RUNS, VOTES, SEED = 4000, 400, 42
 

@@ -11,9 +11,9 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from annotation.journal import Journal
-from annotation.journal_issue import issue_pair
-from annotation.journal_schema import pair_to_row, to_text
+from annotation.journal.issue import issue_pair
+from annotation.journal.journal import Journal
+from annotation.journal.rows import pair_to_row, to_text
 from tests.journal_parts import LEASE, NOON, make_pair, on_writer
 
 PAIRS, VOTERS, VOTES_EACH, OPEN = 100_000, 300, 100, 4

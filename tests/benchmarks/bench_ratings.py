@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from alignment.comparisons import Comparison, Outcome
-from alignment.ratings import ELO, strengths
+from alignment.contest.comparisons import Comparison, Outcome
+from alignment.contest.ratings import ELO, strengths
 from annotation.schema import ModelRef
 
 RUNS, VOTES, VOTERS, RESAMPLES, SEED = 1000, 500, 100, 200, 42

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from annotation.quality import Share, share_of
-from annotation.voter_health import assess_voters
+from annotation.quality.quality import Share, share_of
+from annotation.quality.voter_health import assess_voters
 from tests.voters_simulated import Kind, Plan, simulate
 
 CROWDS = 200

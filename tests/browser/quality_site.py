@@ -23,9 +23,9 @@ from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Pair, Vote
-from annotation.tab import build_theme
+from annotation.web.tab import build_theme
 
 TOKEN = "token-of-the-owner-here"
 

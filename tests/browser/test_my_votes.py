@@ -20,7 +20,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 from vote_site import SECRET, Site, build_pair
 
 from annotation.schema import Choice, Vote, utc_now
-from annotation.voters import COOKIE_NAME, VoterCookies
+from annotation.web.voters import COOKIE_NAME, VoterCookies
 
 pytestmark = pytest.mark.browser
 TERMS = "may be published as open data under Apache-2.0"

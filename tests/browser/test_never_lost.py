@@ -20,7 +20,7 @@ from page_parts import (
 from playwright.sync_api import Route, expect
 from vote_site import MODEL_WORDS, Site, build_pair
 
-from annotation.journal import JournalFull
+from annotation.journal.journal import JournalFull
 from annotation.schema import Choice
 
 pytestmark = pytest.mark.browser

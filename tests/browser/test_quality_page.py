@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 from quality_site import serve_admin, store
 from vote_parts import LEFT, crowd_at_work, pair_of, vote_on
 
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, PairKind
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

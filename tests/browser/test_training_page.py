@@ -30,10 +30,10 @@ from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
-from annotation.journal import Journal
-from annotation.page_headers import PageHeaders
+from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, Pair, Sampling, Split, Vote, utc_now
-from annotation.tab import build_theme
+from annotation.web.page_headers import PageHeaders
+from annotation.web.tab import build_theme
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TOKEN = "token-of-the-owner-here"

@@ -13,14 +13,8 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotation.api_errors import install_api_errors
-from annotation.callers import Callers
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
 from annotation.own_prompts import OwnPrompts
-from annotation.page_files import build_page_routes
-from annotation.page_headers import PageHeaders
-from annotation.prompt_routes import build_prompt_routes
-from annotation.routes import Health, build_vote_routes
 from annotation.schema import (
     Completion,
     Finish,
@@ -32,9 +26,15 @@ from annotation.schema import (
     Vote,
     utc_now,
 )
-from annotation.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
-from annotation.voters import VoterCookies
 from annotation.voting import Voting
+from annotation.web.api_errors import install_api_errors
+from annotation.web.callers import Callers
+from annotation.web.page_files import build_page_routes
+from annotation.web.page_headers import PageHeaders
+from annotation.web.prompt_routes import build_prompt_routes
+from annotation.web.routes import Health, build_vote_routes
+from annotation.web.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
+from annotation.web.voters import VoterCookies
 
 SECRET = b"a secret of the tests, 32 bytes.."
 BASE = ModelRef("starter", "0a1b2c3d" * 5)

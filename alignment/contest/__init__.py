@@ -1,0 +1,1 @@
+"""Is it better? Blind comparisons, their figures, and who becomes the policy."""

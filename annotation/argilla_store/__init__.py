@@ -1,0 +1,1 @@
+"""One Argilla dataset over one journal."""

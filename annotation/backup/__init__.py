@@ -1,0 +1,1 @@
+"""Votes and pairs in a dataset repository, and home again."""

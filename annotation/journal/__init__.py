@@ -1,0 +1,1 @@
+"""The journal: pairs, votes and what is still to deliver, in one SQLite file."""

@@ -1,0 +1,1 @@
+"""How far votes can be trusted, and whose look strange. Pure, but for its report's desk."""

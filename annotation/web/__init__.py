@@ -1,0 +1,1 @@
+"""What voters' browsers ask, and who they are."""
