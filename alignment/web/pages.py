@@ -29,7 +29,7 @@ from annotation.web.page_headers import PageHeaders
 from annotation.web.prompt_routes import build_prompt_routes
 from annotation.web.routes import build_vote_routes
 from annotation.web.sign_in import SignIn, build_sign_in_routes
-from annotation.web.tab import VOTE_CSS, build_theme, build_vote_tab
+from annotation.web.tab import VOTE_CSS, build_theme, build_vote_tab, vote_head
 from annotation.web.voters import VoterCookies
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         path="/",
         theme=theme,
         css_paths=[*VOTE_CSS, ADMIN_CSS],
+        head=vote_head(),
         max_file_size=MAX_UPLOAD,
         **MOUNT,
     )

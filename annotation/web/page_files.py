@@ -27,6 +27,7 @@ _SCRIPTS = (
     "keep.js",
     "reading.js",
     "vote.js",
+    "who.js",
     "my_votes.js",
     "own_prompt.js",
     "page.js",

@@ -85,6 +85,11 @@ def build_theme() -> gr.themes.Base:
     return theme
 
 
+def vote_head() -> str:
+    """Goes to `mount_gradio_app(head=vote_head())`: the script is on its way before Gradio runs."""
+    return f'<link rel="modulepreload" href=".{load_page_files()[0].path}">'
+
+
 def build_vote_tab(page: VotePage) -> None:
     """Put the vote page into the Blocks or Tab that is open.
 

@@ -285,3 +285,38 @@ def test_a_vote_is_kept_while_its_voter_signs_in_again(site: Site, voter: Watche
     expect(status(page)).to_have_text("Not saved yet, retrying. Sign in again to save it.")
     expect(status(page)).to_contain_text("Saved.")
     assert [vote.choice for vote in site.votes(include_superseded=True)] == [Choice.A]
+
+
+def me(**said: object) -> Callable[[Route], None]:
+    body = {"signed_in": False, "name": None, "sign_in": None, "sign_out": None, **said}
+    return lambda route: route.fulfill(status=200, json=body)
+
+
+def test_who_is_signed_in_is_said_and_signs_out(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 12)))
+    page = voter.open_ready()
+    who = page.locator("[data-vt=who]")
+    page.wait_for_function("JSON.parse(sessionStorage['votetune.tab']).who === ''")
+    # Nobody can sign in here, so nothing is said.
+    expect(who).to_be_hidden()
+    page.route("**/api/me", me(sign_in="/login/huggingface"))
+    page.reload()
+    assert who.get_by_role("link").evaluate("a => a.href") == f"{site.url}/login/huggingface"
+    before = shown_number(page)
+    page.unroute("**/api/me")
+    page.route("**/api/me", me(signed_in=True, name="<b>ada</b>", sign_out="/logout"))
+    page.reload()
+    expect(who).to_contain_text("Signed in as <b>ada</b>")
+    # The pairs were lent to nobody by name: others come.
+    expect(prompt(page)).not_to_contain_text(f"Question {before}:")
+    expect(answer(page, "a")).not_to_be_empty()
+    asked: list[str] = []
+
+    def log_out(route: Route) -> None:
+        asked.append(route.request.method)
+        route.fulfill(status=200)
+
+    page.route("**/logout", log_out)
+    with page.expect_navigation():
+        who.get_by_role("button", name="Sign out").click()
+    assert asked == ["POST"]

@@ -33,7 +33,7 @@ from annotation.web.page_files import build_page_routes
 from annotation.web.page_headers import PageHeaders
 from annotation.web.prompt_routes import build_prompt_routes
 from annotation.web.routes import Health, build_vote_routes
-from annotation.web.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab
+from annotation.web.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab, vote_head
 from annotation.web.voters import VoterCookies
 
 SECRET = b"a secret of the tests, 32 bytes.."
@@ -179,6 +179,7 @@ class Site:
             path="/",
             theme=build_theme(),
             css_paths=[*VOTE_CSS],
+            head=vote_head(),
             footer_links=[],
             run_history=False,
             enable_monitoring=False,

@@ -54,7 +54,7 @@ function isDrawable(text) {
 
 /** `text` as elements, or null where it is better shown as written. */
 function drawMarkdown(parser, text) {
-  if (!MARKDOWN.test(text) || !isDrawable(text)) return null;
+  if (!isDrawable(text)) return null;
   const tokens = parser.parse(text, {}).flatMap((token) => (token.type === "inline" ? token.children : [token]));
   const box = make("div", { className: "vt-md" });
   const pen = { at: [box], links: [], spoken: [], code: [], codeLeft: MOST_CODE };

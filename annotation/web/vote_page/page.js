@@ -63,14 +63,6 @@ function showEmpty(text, signIn) {
   part("empty").replaceChildren(inert(text), ...signInLink(signIn));
 }
 
-/** A way to sign in, on our own origin only. In somebody's frame it opens beside it. */
-function signInLink(path) {
-  const target = typeof path === "string" ? new URL(path, window.location.href) : null;
-  if (target?.origin !== window.location.origin) return [];
-  const link = make("a", { href: target.href, target: window.self === window.top ? "_self" : "_blank" }, "Sign in");
-  return [" ", link];
-}
-
 function setVotable(votable) {
   for (const button of part("buttons").querySelectorAll("[data-choice]")) {
     button.setAttribute("aria-disabled", String(!votable));
@@ -234,7 +226,6 @@ async function start() {
   buildReading();
   buildMyVotes();
   buildOwn();
-  loadParser();
   document.addEventListener("keydown", onKey, { signal: over.signal });
   window.addEventListener("online", () => (wake(), refill()), { signal: over.signal });
   window.addEventListener("pagehide", () => forget(HOLDS_PREFIX + tab.id), { signal: over.signal });
@@ -246,6 +237,7 @@ async function start() {
   await refill();
   adopt();
   if (!progress) await loadProgress();
+  await loadMe();
 }
 
 start();

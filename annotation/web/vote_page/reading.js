@@ -1,11 +1,13 @@
 // How a voter likes to read: Markdown or plain text, and how large. This browser remembers it. Loads
-// the libraries beside the first pair; until they are there, or if they never come, text is plain.
+// the libraries when some words first want them; until they are there, or if they never come, text
+// is plain.
 
 const READING_KEY = "votetune.reading";
 const SIZES = [0.875, 1, 1.125, 1.25, 1.5, 1.75]; // rem
 const reading = { plain: false, size: 1, ...recall("localStorage", READING_KEY) };
 
 let parser = null;
+let loading = null; // a promise of it, once some words want it
 let highlighter = null; // a promise of it, once some code wants colours
 
 function library(name) {
@@ -14,13 +16,15 @@ function library(name) {
 
 /** Model or prompt text as nodes: Markdown where that is wanted and can be drawn, else as written. */
 function written(text) {
-  return (!reading.plain && parser && drawMarkdown(parser, text)) || inert(text);
+  if (reading.plain || !MARKDOWN.test(text)) return inert(text);
+  if (!parser) loading ??= loadParser();
+  return (parser && drawMarkdown(parser, text)) || inert(text);
 }
 
 async function loadParser() {
-  if (parser || reading.plain) return;
   await library("markdown-it.js").catch(() => null);
-  if (!globalThis.markdownit || parser || over.signal.aborted) return;
+  loading = null; // where it did not come, the next words ask again
+  if (!globalThis.markdownit || over.signal.aborted) return;
   parser = buildParser(globalThis.markdownit);
   showWords();
 }
@@ -29,10 +33,11 @@ async function loadParser() {
 function colourSoon(waiting) {
   if (!waiting.length) return;
   highlighter ??= library("highlight.js").then((module) => module.default);
-  setTimeout(async () => {
-    const ready = await highlighter.catch(() => (highlighter = null));
+  const colourAll = async () => {
+    const ready = await highlighter?.catch(() => (highlighter = null));
     for (const block of ready ? waiting : []) if (block.code.isConnected) colour(ready, block);
-  });
+  };
+  requestAnimationFrame(() => setTimeout(colourAll));
 }
 
 // ---------------------------------------------------------------- the controls
@@ -58,7 +63,6 @@ function resize(step) {
 
 function togglePlain() {
   setReading({ plain: !reading.plain });
-  loadParser();
   showWords();
 }
 
