@@ -26,6 +26,7 @@ from annotation.web.callers import Callers
 from annotation.web.origin_guard import OriginGuard
 from annotation.web.page_files import build_page_routes
 from annotation.web.page_headers import PageHeaders
+from annotation.web.page_weight import CompressedPages
 from annotation.web.prompt_routes import build_prompt_routes
 from annotation.web.routes import build_vote_routes
 from annotation.web.sign_in import SignIn, build_sign_in_routes
@@ -103,6 +104,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
     )
     app.add_middleware(AdminGate, door=door, framed=site.on_space)
     app.add_middleware(OriginGuard)
+    app.add_middleware(CompressedPages)
     # Outermost, so that whatever answers carries them.
     app.add_middleware(PageHeaders, on_space=site.on_space)
     _warn_where_nobody_may_vote(cookies, site.voting)

@@ -31,6 +31,7 @@ from annotation.web.api_errors import install_api_errors
 from annotation.web.callers import Callers
 from annotation.web.page_files import build_page_routes
 from annotation.web.page_headers import PageHeaders
+from annotation.web.page_weight import CompressedPages
 from annotation.web.prompt_routes import build_prompt_routes
 from annotation.web.routes import Health, build_vote_routes
 from annotation.web.tab import VOTE_CSS, VotePage, build_theme, build_vote_tab, vote_head
@@ -185,6 +186,7 @@ class Site:
             enable_monitoring=False,
             ssr_mode=False,
         )
+        app.add_middleware(CompressedPages)
         app.add_middleware(PageHeaders, on_space=False)
         return BelowRootPath(app, self.root_path) if self.root_path else app
 
