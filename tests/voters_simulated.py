@@ -28,7 +28,7 @@ from annotation.schema import (
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MODELS = (ModelRef("starter", "1" * 40), ModelRef("starter", "1" * 40, "run-7", "2" * 40))
 LEAN = 0.1
-"""What the longer answer, and that of the second model, is better by on the average."""
+"""What an answer of the second model is better by on the average; quality has a spread of 1."""
 GOLD_RIGHT = 0.93
 COPIED = 0.97
 
@@ -52,8 +52,8 @@ class Plan:
     """What a crowd is made of: how many voters of a kind, votes each, and the share on gold.
 
     An honest vote names the worse answer by a slip, with chance `slips`, or by taste: what length
-    is worth to a voter spreads by `taste`, where quality spreads by 1. As set here both together
-    make 15 %.
+    is worth to a voter spreads by `taste`. As set here both together make 15 %. The longer answer
+    is better by `longer` on the average.
     """
 
     votes_each: int
@@ -63,6 +63,7 @@ class Plan:
     cheats_of_a_kind: int = 2
     slips: float = 0.11
     taste: float = 0.15
+    longer: float = 0.1
 
     @property
     def gold_each(self) -> int:
@@ -148,7 +149,7 @@ class _Booth:
         )
 
     def _next_gold(self, voter: int) -> Pair:
-        return next(p for p in map(_gold_pair, itertools.count()) if self._is_new(voter, p))
+        return next(p for p in map(gold_pair, itertools.count()) if self._is_new(voter, p))
 
     def _next_pair(self, voter: int) -> Pair:
         """As the app: the pair nearest to the votes that it wants, oldest first, none twice."""
@@ -160,7 +161,9 @@ class _Booth:
         else:
             votes, number = 0, -len(self._quality)
             pair = _pool_pair(-number)
-            self._quality[pair.id] = self._draw.normal() + LEAN * sum(_signs(pair))
+            longer, second = _signs(pair)
+            better = self._plan.longer * longer + LEAN * second
+            self._quality[pair.id] = self._draw.normal() + better
         if votes + 1 < self._plan.votes_per_pair:
             # Numbers are negative here, so that the oldest comes first in falling order.
             self._wanting.append((votes + 1, number))
@@ -211,7 +214,8 @@ def _pool_pair(number: int) -> Pair:
 
 
 @functools.cache
-def _gold_pair(number: int) -> Pair:
+def gold_pair(number: int) -> Pair:
+    """The gold pair of this number; over four in a row neither side nor length is better."""
     expected = Choice.A if number // 2 % 2 == 0 else Choice.B
     return _pair(f"gold-{number}", number % 2 == 0, True, kind=PairKind.GOLD, expected=expected)
 

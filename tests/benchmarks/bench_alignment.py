@@ -289,7 +289,7 @@ def _line(name: str, row: Row, mine: Sequence[Result]) -> str:
     # Tuning judges each seed on prompts of its own, and claims nothing.
     low_high = "tuning" if mine[0].tuning else _interval_said(mine)
     each = " ".join(f"{r.evaluation.win_rate:.3f}" for r in mine)
-    before, after = (_mean([getattr(r.evaluation, s) for r in mine]) for s in ("base", "aligned"))
+    before, after = (mean_of([getattr(r.evaluation, s) for r in mine]) for s in ("base", "aligned"))
     trained = row.options is not None
     steps = "/".join(sorted({str(r.steps) for r in mine})) if trained else ""
     seconds = f"{np.mean([r.seconds for r in mine]):.0f}" if trained else ""
@@ -335,7 +335,8 @@ def interval(scores: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> tup
     return float(low), float(high)
 
 
-def _mean(qualities: Sequence[Quality]) -> Quality:
+def mean_of(qualities: Sequence[Quality]) -> Quality:
+    """Their mean, share by share."""
     return Quality(*np.mean([dataclasses.astuple(q) for q in qualities], axis=0).tolist())
 
 
@@ -343,7 +344,8 @@ def _text(prompt: Prompt) -> str:
     return prompt.messages[-1].content
 
 
-def _load(file: Path) -> list[Result]:
+def load_results(file: Path) -> list[Result]:
+    """The results in a JSONL file, or none where there is no file."""
     rows = map(json.loads, file.read_text("utf-8").splitlines()) if file.exists() else ()
     return [_result(**row) for row in rows]
 
@@ -365,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--results", type=Path, help="JSONL: what is there is not run again; the rest is added"
     )
     options = parser.parse_args(arguments)
-    results = _load(options.results) if options.results else []
+    results = load_results(options.results) if options.results else []
     for seed in range(options.first, options.first + options.seeds):
         done = {r.row for r in results if (r.seed, r.tuning) == (seed, options.tune)}
         names = [n for n in options.row or ROWS if n not in done]

@@ -24,6 +24,8 @@ OTHER_CROWDS = {
     "half of the 40 are cheats": replace(USUAL, honest=20, cheats_of_a_kind=4),
     "honest votes 25 % wrong": replace(USUAL, slips=0.22),
     "honest tastes for length differ much": replace(USUAL, slips=0.05, taste=0.5),
+    "the longer answer is better 9 times in 10": replace(USUAL, longer=1.28),
+    "… and half of the 40 are cheats": replace(USUAL, longer=1.28, honest=20, cheats_of_a_kind=4),
 }
 """Variations of the usual plan."""
 
