@@ -20,9 +20,9 @@ import numpy as np
 from alignment.recipes import TrainingOptions
 from alignment.scripted_voter import ScriptedVoter
 from annotation.export import Export, export_to_home
-from annotation.journal import Journal
+from annotation.journal.journal import Journal
+from annotation.quality.voter_health import assess_voters
 from annotation.schema import Choice, Pair, PairKind, Vote, VoteSource, utc_now
-from annotation.voter_health import assess_voters
 from tests.benchmarks.bench_alignment import (
     Result,
     Row,
