@@ -4,7 +4,7 @@ Pure: votes and pairs in, one `VoterHealth` a voter out; nothing is set aside he
 their limits are in `voter_flags`, the figures of all votes together in `quality`.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -96,7 +96,7 @@ def assess_voters(votes: Iterable[Vote], pairs: Mapping[str, Pair]) -> tuple[Vot
     for vote in ordinary:
         by_voter[vote.voter].ordinary.append(vote)
     tallies = decided_votes_by_pair(v for v in ordinary if v.counts)
-    leans = _Leans(ordinary, pairs)
+    leans = _Leans(by_voter, pairs)
     found = {name: _figures(b, pairs, tallies, leans) for name, b in by_voter.items()}
     crowd = _Crowd(by_voter, pairs, ordinary)
     # Whoever flips coins would make the others look too much alike, so they are put apart first.
@@ -164,39 +164,50 @@ class _Crowd:
 
 
 class _Leans:
-    """How often all voters together took the longer answer and each model, less one voter."""
+    """How often a voter and all others together took the longer answer, and each model.
 
-    def __init__(self, votes: Iterable[Vote], pairs: Mapping[str, Pair]) -> None:
-        self._longer: defaultdict[str, Counter[bool]] = defaultdict(Counter)
-        self._models: defaultdict[str, Counter[tuple[str, bool]]] = defaultdict(Counter)
+    Whoever follows a side says nothing of either, and would make honest tastes look strange.
+    """
+
+    def __init__(self, by_voter: Mapping[str, "_Ballots"], pairs: Mapping[str, Pair]) -> None:
+        self._longer: dict[str, Counter[bool]] = {}
+        self._models: dict[str, Counter[tuple[str, bool]]] = {}
+        self._peers: set[str] = set()
+        for name, ballots in by_voter.items():
+            votes = ballots.ordinary
+            lengths = (went_to_longer(vote, pairs[vote.pair_id]) for vote in votes)
+            self._longer[name] = Counter(longer for longer in lengths if longer is not None)
+            self._models[name] = Counter(
+                choice for vote in votes for choice in _model_choices(vote, pairs[vote.pair_id])
+            )
+            if flag_side(share_for_side_a(votes)) is None:
+                self._peers.add(name)
         self._all_longer: Counter[bool] = Counter()
         self._all_models: Counter[tuple[str, bool]] = Counter()
-        for vote in votes:
-            pair = pairs[vote.pair_id]
-            longer = went_to_longer(vote, pair)
-            if longer is not None:
-                self._longer[vote.voter][longer] += 1
-            self._models[vote.voter].update(_model_choices(vote, pair))
-        for lengths in self._longer.values():
-            self._all_longer.update(lengths)
-        for models in self._models.values():
-            self._all_models.update(models)
+        for name in self._peers:
+            self._all_longer.update(self._longer[name])
+            self._all_models.update(self._models[name])
 
     def longer(self, voter: str) -> tuple[Share | None, Share | None]:
         """This voter's share of the longer answer, and all others'."""
-        mine = self._longer[voter]
-        others = self._all_longer - mine
+        mine, others = self._longer[voter], Counter(self._all_longer)
+        if voter in self._peers:
+            others.subtract(mine)
         return share_of(mine[True], mine.total()), share_of(others[True], others.total())
 
     def models(self, voter: str) -> dict[str, tuple[Share, Share]]:
         """Model to this voter's share for it and all others', where both have one."""
-        mine, shares = self._models[voter], {}
+        mine, others = self._models[voter], Counter(self._all_models)
+        if voter in self._peers:
+            others.subtract(mine)
+        shares = {}
         for name in {name for name, _ in mine}:
-            won, lost = ((mine[name, w], self._all_models[name, w]) for w in (True, False))
-            own = share_of(won[0], won[0] + lost[0])
-            others = share_of(won[1] - won[0], won[1] + lost[1] - won[0] - lost[0])
-            if own and others:
-                shares[name] = (own, others)
+            own, theirs = (
+                share_of(some[name, True], some[name, True] + some[name, False])
+                for some in (mine, others)
+            )
+            if own and theirs:
+                shares[name] = (own, theirs)
         return shares
 
 
