@@ -3,11 +3,23 @@
 import subprocess
 import sys
 
-from tests.benchmarks import bench_alignment, bench_click, bench_issue, bench_start, bench_votes
+from tests.benchmarks import (
+    bench_alignment,
+    bench_click,
+    bench_issue,
+    bench_kill,
+    bench_mixed,
+    bench_start,
+    bench_voters,
+    bench_votes,
+)
 
 bench_start.main()
 bench_votes.main([])
 bench_issue.main()
+bench_kill.main([])
+bench_voters.main([])
 bench_click.main([])
 subprocess.run([sys.executable, "tests/browser/measure_vote_page.py"], check=True)
 bench_alignment.main([])
+bench_mixed.main([])
