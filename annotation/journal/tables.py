@@ -3,7 +3,7 @@
 Owns the SQL schema and its version. An upgrade only adds: what earlier versions stored stays.
 """
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 2
 
 _VERSION_1 = """
 CREATE TABLE pairs (
@@ -70,7 +70,9 @@ CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT R
 """
 
 # A pair `only_for` a voter is given to nobody else. `delivered` and `backed_up` are 1 where there
-# is nothing (more) to send.
+# is nothing (more) to send. `leased_until`: when the last running lease on a pair ends, "" where
+# there never was one. Pairs are chosen and counted from `pairs_in_play` alone, however many checks
+# lie beside them.
 _VERSION_2 = """
 ALTER TABLE pairs ADD COLUMN kind TEXT NOT NULL DEFAULT 'pool';
 ALTER TABLE pairs ADD COLUMN only_for TEXT;
@@ -78,7 +80,13 @@ ALTER TABLE pairs ADD COLUMN author TEXT;
 ALTER TABLE pairs ADD COLUMN repeats TEXT;
 ALTER TABLE pairs ADD COLUMN expected TEXT;
 ALTER TABLE pairs ADD COLUMN backed_up INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX pairs_only_for ON pairs (only_for) WHERE only_for IS NOT NULL;
+ALTER TABLE pairs ADD COLUMN leased_until TEXT NOT NULL DEFAULT '';
+UPDATE pairs SET leased_until = coalesce(
+    (SELECT max(expires_at) FROM assignments WHERE pair_id = pairs.id AND done = 0), '');
+DROP INDEX pairs_by_votes;
+CREATE INDEX pairs_in_play ON pairs (votes, seq, leased_until)
+    WHERE retired_at IS NULL AND only_for IS NULL AND kind IN ('pool', 'own');
+CREATE INDEX pairs_only_for ON pairs (only_for, repeats) WHERE only_for IS NOT NULL;
 CREATE INDEX pairs_by_kind ON pairs (kind, seq) WHERE kind <> 'pool';
 CREATE INDEX pairs_to_back_up ON pairs (seq) WHERE backed_up = 0;
 
@@ -105,19 +113,7 @@ CREATE TABLE deletions (
     in_backup INTEGER NOT NULL DEFAULT 1
 ) STRICT, WITHOUT ROWID;
 """
-# `leased_until`: when the last running lease on a pair ends, "" where there never was one. Pairs
-# are chosen and counted from `pairs_in_play` alone, however many checks lie beside them.
-_VERSION_3 = """
-ALTER TABLE pairs ADD COLUMN leased_until TEXT NOT NULL DEFAULT '';
-UPDATE pairs SET leased_until = coalesce(
-    (SELECT max(expires_at) FROM assignments WHERE pair_id = pairs.id AND done = 0), '');
-DROP INDEX pairs_by_votes;
-CREATE INDEX pairs_in_play ON pairs (votes, seq, leased_until)
-    WHERE retired_at IS NULL AND only_for IS NULL AND kind IN ('pool', 'own');
-DROP INDEX pairs_only_for;
-CREATE INDEX pairs_only_for ON pairs (only_for, repeats) WHERE only_for IS NOT NULL;
-"""
-_UPGRADES = (_VERSION_1, _VERSION_2, _VERSION_3)
+_UPGRADES = (_VERSION_1, _VERSION_2)
 IN_PLAY = "pairs.retired_at IS NULL AND pairs.only_for IS NULL AND pairs.kind IN ('pool', 'own')"
 """Pairs that may be given to anybody, in the words of the index on them."""
 LEASES = """
@@ -125,14 +121,12 @@ LEASES = """
      WHERE lease.pair_id = pairs.id AND lease.done = 0 AND lease.expires_at > :now)
 """
 """How many voters hold a pair at the time `:now`."""
+COMPARISONS = "kind <> 'pool' AND kind = 'compare' AND retired_at IS NULL"
+"""Comparisons of models in play, in the words of the index on the few pairs of other kinds."""
+WAITING_PAIRS = "kind <> 'pool' AND kind = 'own' AND only_for IS NOT NULL AND retired_at IS NULL"
+"""Pairs on voters' own prompts that the owner has yet to approve."""
 
 
 def upgrade_script(version: int) -> str:
     """SQL that makes a file of `version` (0: an empty one) one of SCHEMA_VERSION."""
     return "".join(_UPGRADES[version:]) + f"PRAGMA user_version = {SCHEMA_VERSION};"
-
-
-COMPARISONS = "kind <> 'pool' AND kind = 'compare' AND retired_at IS NULL"
-"""Comparisons of models in play, in the words of the index on the few pairs of other kinds."""
-WAITING_PAIRS = "kind <> 'pool' AND kind = 'own' AND only_for IS NOT NULL AND retired_at IS NULL"
-"""Pairs on voters' own prompts that the owner has yet to approve."""
