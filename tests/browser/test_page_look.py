@@ -130,11 +130,13 @@ def test_the_page_works_below_a_root_path(tmp_path, new_voter: Callable[..., Wat
         page = watched.open_ready()
         press_and_save(page, "1")
         expect(page.locator("[data-vt=today]")).to_contain_text("today")
+        page.wait_for_function("JSON.parse(sessionStorage['votetune.tab']).who === ''")
         calls = {reply.url.split("?")[0] for reply in watched.answers if "/api/" in reply.url}
         assert {url.removeprefix(served.url) for url in calls} == {
             "/api/pairs",
             "/api/votes",
             "/api/progress",
+            "/api/me",
         }
         assert len(served.votes()) == 1
     finally:
