@@ -19,6 +19,8 @@ from annotation.prompts import load_prompts
 from annotation.settings import AnnotationSettings
 
 GRACE_S = 3
+KEEP_ALIVE_S = 75
+"""By uvicorn's own 5 s most votes would need a new connection: people think longer than that."""
 
 
 def serve_app(
@@ -58,6 +60,7 @@ def serve_app(
                 # A quarter less CPU a request than asyncio and h11. Trackio brings them.
                 loop="uvloop",
                 http="httptools",
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
             )
 
