@@ -6,9 +6,11 @@ import sys
 from tests.benchmarks import (
     bench_alignment,
     bench_click,
+    bench_gate,
     bench_issue,
     bench_kill,
     bench_mixed,
+    bench_ratings,
     bench_start,
     bench_voters,
     bench_votes,
@@ -19,6 +21,8 @@ bench_votes.main([])
 bench_issue.main()
 bench_kill.main([])
 bench_voters.main([])
+bench_gate.main()
+bench_ratings.main()
 bench_click.main([])
 subprocess.run([sys.executable, "tests/browser/measure_vote_page.py"], check=True)
 bench_alignment.main([])
