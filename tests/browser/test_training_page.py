@@ -8,35 +8,21 @@ import threading
 import time
 from collections.abc import Iterator
 
-import gradio as gr
 import pytest
-import uvicorn
+from admin_app import admin_server, admin_url
 from conftest import DESKTOP, PHONE
-from fastapi import FastAPI
 from playwright.sync_api import Browser, Locator, Page, expect
-from running_app import free_port
 
 from alignment.base import resolve_base
 from alignment.pipeline import Pipeline
 from alignment.run_store import RunFolder, RunState
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
-from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate
-from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
-from alignment.web.admin_view import ArgillaStatus
-from alignment.web.bakeoff_tab import BakeoffHandlers
-from alignment.web.checkup import Checkup
-from alignment.web.own_prompts_tab import OwnPromptHandlers
-from alignment.web.quality_tab import QualityHandlers
-from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, Pair, Sampling, Split, Vote, utc_now
-from annotation.web.page_headers import PageHeaders
-from annotation.web.tab import build_theme
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-TOKEN = "token-of-the-owner-here"
 VOTES = 40
 HOSTILE = "<img src=x onerror=alert(1)>\u202e"
 
@@ -56,36 +42,6 @@ def vote(journal: Journal, pipeline: Pipeline, count: int) -> None:
         journal.add_vote(Vote(pair.id, pair.id, "anon-1", choice, False, utc_now())).result(10)
 
 
-def serve(
-    pipeline: Pipeline, journal: Journal, home: Home, settings: AlignmentSettings
-) -> uvicorn.Server:
-    door = AdminDoor(TOKEN)
-    quiet = ArgillaStatus("ready", None, "", 0, None)
-    page = build_admin_page(
-        AdminHandlers(pipeline, door, argilla=lambda: quiet, pairs_ready=lambda: 0),
-        QualityHandlers(pipeline, journal, door),
-        OwnPromptHandlers(journal, door),
-        TrainingHandlers(pipeline, door, Checkup(pipeline, home.root), settings),
-        BakeoffHandlers(pipeline, door),
-    )
-    app = FastAPI()
-    gr.mount_gradio_app(
-        app,
-        page,
-        path=ADMIN_PATH,
-        theme=build_theme(),
-        css_paths=[ADMIN_CSS],
-        footer_links=[],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-    )
-    app.add_middleware(AdminGate, door=door)
-    app.add_middleware(PageHeaders, on_space=False)
-    config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_graceful_shutdown=1)
-    return uvicorn.Server(config)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pipeline]]:
     """The address of the admin page over a home with votes, and its pipeline."""
@@ -99,12 +55,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pipeli
         journal = Journal(home.journal)
         pipeline = Pipeline(home, settings, base, journal)
         vote(journal, pipeline, VOTES)
-        server = serve(pipeline, journal, home, settings)
+        server = admin_server(pipeline, journal, home, settings)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.05)
-        yield f"http://127.0.0.1:{server.config.port}", pipeline
+        yield admin_url(server), pipeline
         server.should_exit = True
         thread.join(10)
         journal.close()
@@ -114,6 +70,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pipeli
 def page(browser: Browser, site: tuple[str, Pipeline]) -> Iterator[Page]:
     """A tab with the admin page; it may fetch nothing from elsewhere and throw nothing."""
     url, _ = site
+    origin = url.partition("/admin")[0]
     context = browser.new_context(viewport=DESKTOP)
     trouble: list[str] = []
     context.on("weberror", lambda error: trouble.append(str(error.error)))
@@ -124,10 +81,10 @@ def page(browser: Browser, site: tuple[str, Pipeline]) -> Iterator[Page]:
     )
     context.on(
         "request",
-        lambda r: None if r.url.startswith((url, "data:", "blob:")) else trouble.append(r.url),
+        lambda r: None if r.url.startswith((origin, "data:", "blob:")) else trouble.append(r.url),
     )
     tab = context.new_page()
-    tab.goto(f"{url}{ADMIN_PATH}?token={TOKEN}")
+    tab.goto(url)
     yield tab
     context.close()
     assert trouble == []

@@ -1,0 +1,55 @@
+"""The admin page of a home by itself: no vote page, no sampler and no Argilla beside it."""
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+from running_app import free_port
+
+from alignment.contest.contest import Contest
+from alignment.pipeline import Pipeline
+from alignment.settings import AlignmentSettings
+from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate
+from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
+from alignment.web.admin_view import ArgillaStatus
+from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.checkup import Checkup
+from alignment.web.leaderboard_tab import LeaderboardHandlers
+from alignment.web.own_prompts_tab import OwnPromptHandlers
+from alignment.web.pages import MOUNT
+from alignment.web.quality_tab import QualityHandlers
+from alignment.web.training_tab import TrainingHandlers
+from annotation.home import Home
+from annotation.journal.journal import Journal
+from annotation.web.page_headers import PageHeaders
+from annotation.web.tab import build_theme
+
+TOKEN = "token-of-the-owner-here"
+
+
+def admin_server(
+    pipeline: Pipeline, journal: Journal, home: Home, settings: AlignmentSettings
+) -> uvicorn.Server:
+    """A server of the page on a free port, behind its gate; it has yet to run."""
+    door, registry = AdminDoor(TOKEN), pipeline.registry
+    quiet = ArgillaStatus("ready", None, "", 0, None)
+    page = build_admin_page(
+        AdminHandlers(pipeline, door, argilla=lambda: quiet, pairs_ready=lambda: 0),
+        QualityHandlers(pipeline, journal, door),
+        OwnPromptHandlers(journal, door),
+        TrainingHandlers(pipeline, door, Checkup(pipeline, home.root), settings),
+        BakeoffHandlers(pipeline, door),
+        LeaderboardHandlers(Contest(registry, journal, share=0.2), registry, door),
+    )
+    app = FastAPI()
+    gr.mount_gradio_app(
+        app, page, path=ADMIN_PATH, theme=build_theme(), css_paths=[ADMIN_CSS], **MOUNT
+    )
+    app.add_middleware(AdminGate, door=door)
+    app.add_middleware(PageHeaders, on_space=False)
+    config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_graceful_shutdown=1)
+    return uvicorn.Server(config)
+
+
+def admin_url(server: uvicorn.Server) -> str:
+    """The address that opens it."""
+    return f"http://127.0.0.1:{server.config.port}{ADMIN_PATH}?token={TOKEN}"
