@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from annotation.consent import DEFAULT_LICENCE, licences_told
 from annotation.faults import Fault
 from annotation.journal.journal import JournalReader
 from annotation.schema import (
@@ -62,12 +63,16 @@ class ExportCounts:
 
 @dataclass(frozen=True, slots=True)
 class PreparedExport:
-    """A dataset before it is written: its examples, its exact bytes and their sha256."""
+    """A dataset before it is written: its examples, its exact bytes and their sha256.
+
+    `licences` are those that its voters were told.
+    """
 
     examples: tuple[PreferenceExample, ...]
     counts: ExportCounts
     train_jsonl: bytes
     sha256: str
+    licences: tuple[str, ...] = (DEFAULT_LICENCE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +123,7 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
     )
     train_jsonl = "".join(_to_line(example) for example in examples).encode()
     digest = hashlib.sha256(train_jsonl).hexdigest()
-    return PreparedExport(tuple(examples), counts, train_jsonl, digest)
+    return PreparedExport(tuple(examples), counts, train_jsonl, digest, licences_told(journal))
 
 
 def live_votes(journal: JournalReader) -> list[Vote]:
@@ -314,12 +319,23 @@ def _card(prepared: PreparedExport) -> str:
             "people prefer.\n\n"
         )
     tags = "\n".join(f"- {t}" for t in ("preference", "dpo", *(("synthetic",) if warning else ())))
-    return _CARD.format(title=title, warning=warning, tags=tags, sha=prepared.sha256, c=counts)
+    licences = prepared.licences
+    return _CARD.format(
+        title=title,
+        warning=warning,
+        tags=tags,
+        sha=prepared.sha256,
+        c=counts,
+        # The Hub's ids are in lower case; one field has room for one.
+        licence_id=licences[0].lower() if len(licences) == 1 else "other",
+        licences=" and ".join(licences),
+        told="" if len(licences) == 1 else ": by the time of the vote, in this order",
+    )
 
 
 _CARD = """\
 ---
-license: apache-2.0
+license: {licence_id}
 tags:
 {tags}
 configs:
@@ -359,6 +375,6 @@ made before that can't be called back.
 The format is TRL's conversational preference format with an explicit prompt.
 
 ## Licence
-Apache-2.0 for the votes and their arrangement. The answers come from the models named in each row,
-whose own terms apply to them.
+{licences} for the votes and their arrangement{told}. The answers come from the models \
+named in each row, whose own terms apply to them.
 """

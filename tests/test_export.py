@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from annotation.consent import note_licence
 from annotation.export import (
     ExportError,
     export_preferences,
@@ -368,3 +369,20 @@ def test_an_empty_journal_gives_an_empty_dataset(journal: Journal, tmp_path: Pat
     assert load_examples(export.directory) == []
     with pytest.raises(ExportError, match="no export"):
         load_examples(tmp_path)
+
+
+def test_the_card_names_every_licence_that_voters_were_told(
+    journal: Journal, tmp_path: Path
+) -> None:
+    def card() -> str:
+        export_preferences(journal, tmp_path / "out")
+        return (tmp_path / "out" / "README.md").read_text()
+
+    assert "license: apache-2.0" in card()
+    note_licence(journal, "CC-BY-4.0")
+    assert "license: cc-by-4.0" in card()
+    assert "CC-BY-4.0 for the votes and their arrangement. The answers" in card()
+    note_licence(journal, "CC0-1.0")
+    note_licence(journal, "CC-BY-4.0")
+    assert "license: other" in card()
+    assert "CC-BY-4.0 and CC0-1.0 for the votes and their arrangement: by the time" in card()

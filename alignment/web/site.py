@@ -27,6 +27,7 @@ from annotation.backup.events import BackupError
 from annotation.backup.journal_backup import JournalBackup
 from annotation.backup.sync import BackupStatus, BackupSync
 from annotation.comparing import ComparisonPool
+from annotation.consent import note_licence
 from annotation.gold import GoldRow, gold_pairs
 from annotation.home import Home, derived_secret
 from annotation.journal.journal import Journal
@@ -74,6 +75,7 @@ class Site:
         self.base = resolve_base(alignment, self.home.root, has_votes=has_votes)
         self.journal = Journal(self.home.journal, has_backup=annotation.votes_repo is not None)
         self._closing.callback(self.journal.close)
+        note_licence(self.journal, annotation.data_licence)
         self._retire_pairs_of_another_base()
         self.warm = WarmWorker(self._may_warm) if alignment.warm_trainer else None
         self.pipeline = Pipeline(self.home, alignment, self.base, self.journal, warm=self.warm)
