@@ -14,7 +14,8 @@ from alignment.pipeline import open_reader
 from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.backup.journal_backup import BackupReader
-from annotation.export import ExportCounts, prepare_export
+from annotation.export import prepare_export
+from annotation.export_card import ExportCounts
 from annotation.home import Home, running_app
 from annotation.settings import AnnotationSettings
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from annotation.backup.sync import BackupStatus
-from annotation.export import ExportCounts, PreparedExport
+from annotation.export import PreparedExport
+from annotation.export_card import ExportCounts
 
 PREVIEW_EXAMPLES = 8
 CELL_CHARACTERS = 160
