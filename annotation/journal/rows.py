@@ -74,7 +74,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
     except OSError as error:
         raise JournalError(f"The journal {path} can't be written: {error.strerror}.") from error
-    connection = _connect(path)
+    connection = connect(path)
     try:
         _prepare(connection, path)
     except BaseException:
@@ -87,7 +87,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     """Open an existing journal for reading, whether or not another process writes to it."""
     if not path.is_file():
         raise JournalError(f"There is no journal at {path}: start the app once to make it.")
-    connection = _connect(path)
+    connection = connect(path)
     try:
         if _version(connection, path) < SCHEMA_VERSION:
             raise JournalError(
@@ -100,7 +100,8 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """A bare connection, for any thread; sets no mode and looks at no version."""
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
@@ -128,7 +129,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if mode != "wal":
             raise JournalError(f"{path} is on a disk without SQLite's WAL: use a local disk.")
         connection.execute("PRAGMA synchronous = FULL")
-        # Folding the WAL in holds up votes: seldom, and each page once for many commits.
+        # Folding the WAL in holds votes up: `checkpoints` does it, this only where that falls behind.
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
         # What was deleted on a voter's wish is overwritten, not only unlinked.

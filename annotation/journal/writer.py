@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from annotation.journal.checkpoints import Checkpoints
 from annotation.journal.rows import BUSY_TIMEOUT_S, JournalError, open_writer, translate
 
 MAX_BATCH = 256
@@ -65,6 +66,7 @@ class GroupCommitWriter:
         self._is_rewritten = False
         self._syncs = True
         self._synced_at = float("-inf")
+        self._checkpoints = Checkpoints(path)
         self._thread = threading.Thread(target=self._loop, name="journal", daemon=True)
         self._thread.start()
 
@@ -101,6 +103,7 @@ class GroupCommitWriter:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
+        self._checkpoints.stop()
         self._thread.join()
 
     def _loop(self) -> None:
