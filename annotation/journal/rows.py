@@ -129,7 +129,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         if mode != "wal":
             raise JournalError(f"{path} is on a disk without SQLite's WAL: use a local disk.")
         connection.execute("PRAGMA synchronous = FULL")
-        # Folding the WAL in holds votes up: `checkpoints` does it, this only where that falls behind.
+        # Folding the WAL in holds votes up: `checkpoints` does it, this where that falls behind.
         connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
         # What was deleted on a voter's wish is overwritten, not only unlinked.
