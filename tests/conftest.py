@@ -1,7 +1,25 @@
 """Fixtures shared by every test file."""
 
+import gc
+import sys
+import warnings
+from collections.abc import Iterator
+
+import pytest
 from argilla_fixture import argilla_server  # noqa: F401
 from hub_double import hub_double_fixture  # noqa: F401
 from running_app import voted_app  # noqa: F401
 
 from tests.trainer_fixture import make_trainer, tiny_export, tiny_folder  # noqa: F401
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_gradio_leaves() -> Iterator[None]:
+    """Gradio leaves event loops unclosed where Blocks are built: they go with their module, so
+    that the collector does not find them in the middle of another's test.
+    """
+    yield
+    if "gradio" in sys.modules:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()

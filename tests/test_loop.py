@@ -41,10 +41,11 @@ def dpo(voted_app: RunningApp) -> tuple[str, Evaluation]:
 
 def test_every_vote_of_the_routes_is_in_argilla(voted_app: RunningApp) -> None:
     status = json.loads(run_command(voted_app.home, "status", "--json").stdout)
-    assert status["votes"] == VOTES
+    # Other tests of the shared app may have cast some more.
+    assert status["votes"] >= VOTES
     assert status["undelivered"] == 0
     submitted = submitted_votes(voted_app.home)
-    assert len(submitted) == VOTES
+    assert len(submitted) == status["votes"]
     assert set(submitted) <= {"a", "b", "tie", "both_bad"}
 
 

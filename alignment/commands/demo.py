@@ -39,9 +39,13 @@ NOISE = 0.05
 EVAL_SEED = 1
 START_TIMEOUT_S = 120
 DELIVERY_TIMEOUT_S = 300
+PAIR_TIMEOUT_S = 120
 _APP = Path(__file__).parent.parent.parent / "app.py"
 # The demo is its own world: nothing of the person's Argilla, Hub or settings is touched.
-_OWN_SETTINGS = ("ARGILLA_", "HF_TOKEN", "HUB_", "PROMPTS", "BASE_", "VOTES_PER", "ADMIN_", "MIN_")
+_OWN_SETTINGS = (
+    *("ARGILLA_", "HF_TOKEN", "HUB_", "PROMPTS", "BASE_", "VOTES_", "ADMIN_", "MIN_"),
+    *("ANONYMOUS_", "REPEAT_", "GOLD_", "COMPARE_", "OWN_", "DATA_", "COOKIE_", "OAUTH_"),
+)
 
 
 class DemoError(Fault):
@@ -81,6 +85,7 @@ def cast_votes(url: str, votes: int, *, noise: float = NOISE) -> None:
             bar = bars.add_task("scripted votes", total=votes)
             for index in range(votes):
                 client, voter = clients[index % VOTERS], voters[index % VOTERS]
+                _await_pairs(url)
                 pair = _next_pair(client)
                 choice = voter.choose(pair["prompt"][-1]["content"], pair["a"], pair["b"])
                 answer = client.post("/api/votes", json={"pair": pair["id"], "choice": choice})
@@ -165,6 +170,14 @@ def _command(home: Home, *words: str) -> None:
     )
     if done.returncode:
         raise DemoError(done.stderr.strip())
+
+
+def _await_pairs(url: str) -> None:
+    # Scripts vote faster than a model writes; without this they would be given each other's pairs,
+    # and 200 votes would lie on 50 of them.
+    deadline = time.monotonic() + PAIR_TIMEOUT_S
+    while not _health(url).get("pairs_ready") and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _next_pair(client: httpx.Client) -> dict[str, Any]:
