@@ -76,7 +76,7 @@ def shoot_my_votes(page: Page, site: Site) -> None:
 def shoot_own_prompt(page: Page, site: Site) -> None:
     page.get_by_text("Ask your own").click()
     page.get_by_label("Your question").fill("Why do cats purr?")
-    page.get_by_role("button", name="Ask both").click()
+    page.get_by_role("button", name="Ask", exact=True).click()
     site.writer.say(
         "Cats purr when they are **content**,", "A cat purrs for several reasons:\n\n1. it"
     )

@@ -17,7 +17,7 @@ QUESTION = "Why do **cats** purr? <b>Tell</b> me."
 def ask_own(page: Page, text: str = QUESTION) -> None:
     page.get_by_text("Ask your own").click()
     page.get_by_label("Your question").fill(text)
-    page.get_by_role("button", name="Ask both").click()
+    page.get_by_role("button", name="Ask", exact=True).click()
 
 
 def refusal(code: int) -> Callable[[Route], None]:
@@ -87,7 +87,7 @@ def test_a_refusal_and_a_failure_are_one_line_and_the_pair_comes_back(
 
     def asked_while(answer: Callable[[Route], None], said: str) -> None:
         page.route("**/api/prompts", answer, times=1)
-        page.get_by_role("button", name="Ask both").click()
+        page.get_by_role("button", name="Ask", exact=True).click()
         expect(status(page)).to_have_text(f"Your question was not answered: {said}")
         assert shown_number(page) == before
 
@@ -111,7 +111,7 @@ def test_the_question_is_counted_and_says_who_sees_it(site: Site, voter: Watched
     own = page.locator("[data-vt=own]")
     expect(own).to_contain_text("Others may see your question and vote on its answers.")
     expect(own).to_contain_text("0 / 2000")
-    ask = page.get_by_role("button", name="Ask both")
+    ask = page.get_by_role("button", name="Ask", exact=True)
     expect(ask).to_have_attribute("aria-disabled", "true")
     page.get_by_label("Your question").fill("x" * 1999)
     page.get_by_label("Your question").press_sequentially("123su")
