@@ -156,6 +156,10 @@ def test_a_stopped_run_says_why_and_offers_to_go_on(page: Page, site: tuple[str,
 
 def test_the_page_reads_by_keyboard_and_names_what_it_draws(page: Page) -> None:
     pictures: Locator = page.locator("#admin-pictures svg")
+    # Gradio pins an open list to the window: what loads above it must be there before.
+    expect(page.locator("#admin-voters table")).to_be_visible()
+    expect(page.locator("#admin-gate")).to_contain_text("policy")
+    page.locator("#admin-run").evaluate("box => box.scrollIntoView({ block: 'center' })")
     page.locator("#admin-run input").click()
     page.get_by_role("option", name=re.compile("dpo-20(?!99)")).click()
     expect(pictures.first).to_be_visible()
