@@ -200,6 +200,8 @@ class SamplerProcess:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 encoding="utf-8",
+                # A session of its own, so that Linux can rank it as one against the app's.
+                start_new_session=True,
             )
         assert child.stdin is not None
         hello = {

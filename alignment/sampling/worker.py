@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from annotation.faults import Fault, Unaskable
+from annotation.priority import lower_priority
 from annotation.prompts import one_line
 from annotation.schema import Finish, Message, ModelRef, Prompt, Sampling
 
@@ -30,18 +31,18 @@ _log = logging.getLogger("alignment.sampling.worker")
 def main() -> int:
     """Serve requests until standard input ends."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # Ctrl-C reaches the whole terminal; only the app decides when this process ends.
+    # Only the app decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = _private_stdout()
     lines = _read_ahead(sys.stdin)
     hello = json.loads(lines.get())
     folders: dict[ModelRef, Path] = {}
     if hello["patient"]:
-        os.nice(NICENESS)
+        lower_priority(os.getpid(), NICENESS)
     generator = _build(hello, folders.get)
     if not hello["patient"]:
         # Only now: while it loads, on a new home, a first voter is waiting for it.
-        os.nice(NICENESS)
+        lower_priority(os.getpid(), NICENESS)
     while True:
         request = json.loads(lines.get())
         if "stop" in request:

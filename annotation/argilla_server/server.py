@@ -21,8 +21,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+from annotation.priority import lower_priority
+
 _EXIT_GRACE_S = 5.0
-_NICENESS = 5
+_NICENESS = 10
 _LOCK_WAIT_S = 15.0
 _STRONG_PASSWORD_CHARS = 64
 _LOG = logging.getLogger("votetune.argilla_server")
@@ -292,9 +294,8 @@ def _announce(server: Any, home: Path, url: str) -> None:
     partial = home / "server.json.tmp"
     partial.write_text(json.dumps({"url": url, "pid": os.getpid()}))
     partial.replace(home / "server.json")
-    # Only now: starting is waited for, what comes after is nobody's wait. Votes come first. By its
-    # id, since os.nice would take this thread alone.
-    os.setpriority(os.PRIO_PROCESS, os.getpid(), _NICENESS)
+    # Only now: starting is waited for, what comes after is nobody's wait. Votes come first.
+    lower_priority(os.getpid(), _NICENESS)
 
 
 def _start_worker() -> None:

@@ -1,0 +1,49 @@
+"""Children that step back: their nice value, and their session's weight where Linux has one."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from annotation.priority import lower_priority
+
+SLEEP = [sys.executable, "-c", "input()"]
+
+
+@pytest.fixture(params=[True, False], ids=["own session", "our session"])
+def child(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[bytes], bool]]:
+    with subprocess.Popen(SLEEP, stdin=subprocess.PIPE, start_new_session=request.param) as child:
+        yield child, request.param
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def group_of(pid: int) -> str | None:
+    """As Linux tells it, `/autogroup-12 nice 10`; None where it groups no sessions."""
+    file = Path(f"/proc/{pid}/autogroup")
+    return file.read_text().strip() if file.exists() else None
+
+
+def test_a_child_and_its_session_step_back_and_ours_stays(
+    child: tuple[subprocess.Popen[bytes], bool],
+) -> None:
+    process, leads = child
+    ours = group_of(os.getpid())
+    lower_priority(process.pid, 10)
+    assert psutil.Process(process.pid).nice() == 10
+    if ours is not None:
+        theirs = group_of(process.pid)
+        assert theirs is not None
+        assert theirs.endswith("nice 10") is leads
+        assert group_of(os.getpid()) == ours
+
+
+def test_a_process_that_is_gone_is_no_error() -> None:
+    with subprocess.Popen(SLEEP, stdin=subprocess.DEVNULL) as child:
+        pass
+    lower_priority(child.pid, 10)
+    assert not psutil.pid_exists(child.pid)
