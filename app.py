@@ -8,6 +8,8 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from alignment.audit import COMMAND_LINE, Action, AuditLog
 from alignment.recipes import Loss, Method, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
@@ -75,8 +78,9 @@ def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) 
     from alignment.pipeline import open_reader
     from annotation.export import export_preferences
 
-    with open_reader(_home()) as journal:
+    with open_reader(_home()) as journal, _logged("export") as action:
         done = export_preferences(journal, directory)
+        action.touched(done.sha256)
     print(f"{done.examples} examples of {done.counts.votes} votes in {done.directory}")
     print(f"sha256 {done.sha256}")
 
@@ -170,7 +174,9 @@ def train(
             print(pipeline.quote(options).line, file=sys.stderr)
             if not yes:
                 typer.confirm("Start it?", abort=True, err=True)
-        run = pipeline.train(options)
+        with _logged("train") as action:
+            run = pipeline.train(options)
+            action.touched(run.id)
         # After the start, so that a refused one says one line.
         if where != "jobs":
             print(describe_estimate(estimate), file=sys.stderr)
@@ -193,14 +199,19 @@ def runs() -> None:
 @cli.command()
 def cancel(run_id: RunId) -> None:
     """Stop a run."""
-    print(f"{_runs().cancel(run_id).id} cancelled")
+    found = _runs()
+    with _logged("cancel a run", run_id):
+        run = found.cancel(run_id)
+    print(f"{run.id} cancelled")
 
 
 @cli.command()
 def resume(run_id: RunId, wait: Wait = False) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
     found = _runs()
-    print(f"{found.resume(run_id).id} goes on", flush=True)
+    with _logged("resume a run", run_id):
+        run = found.resume(run_id)
+    print(f"{run.id} goes on", flush=True)
     if wait:
         _finish(found, run_id)
 
@@ -239,7 +250,10 @@ def publish(
     """Push a finished run's weights and card to the Hub."""
     from alignment.pipeline import open_pipeline
 
-    with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+    with (
+        open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline,
+        _logged("publish", run_id, repo),
+    ):
         published = pipeline.publish(run_id, repo)
     print(f"{published.repo}@{published.revision}")
     print(published.url)
@@ -261,8 +275,12 @@ def bakeoff(
 
     settings, home = load_settings(AnnotationSettings), _home()
     prompts = read_prompts(settings.prompts) if settings.prompts else None
-    with open_pipeline(home, load_settings(AlignmentSettings)) as pipeline:
+    with (
+        open_pipeline(home, load_settings(AlignmentSettings)) as pipeline,
+        _logged("start a bake-off") as action,
+    ):
         started = pipeline.start_bakeoff(prompts, steps=steps, seed=seed)
+        action.touched(started.id)
     print(f"{started.id} goes on if you leave", file=sys.stderr)
     print_table(Console(), watch_bakeoff(home, started.id))
 
@@ -280,6 +298,17 @@ def demo(
 
 def _home() -> Home:
     return Home(load_settings(AnnotationSettings).votetune_home)
+
+
+@contextmanager
+def _logged(what: str, *on: str) -> Iterator[Action]:
+    """Leave a line in the home's audit log. A home that is not there has nothing done to it."""
+    home = _home()
+    if not home.root.is_dir():
+        yield Action()
+        return
+    with AuditLog(home).action(COMMAND_LINE, what, *on) as action:
+        yield action
 
 
 def _runs() -> "Runs":

@@ -41,6 +41,10 @@ class Home:
         return self.root / "admin_token"
 
     @property
+    def audit(self) -> Path:
+        return self.root / "audit.jsonl"
+
+    @property
     def exports(self) -> Path:
         return self.root / "exports"
 

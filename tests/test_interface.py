@@ -11,6 +11,9 @@ import httpx
 import pytest
 from running_app import RunningApp, run_command
 
+from alignment.audit import AuditLog
+from annotation.home import Home
+
 pytestmark = [pytest.mark.slow, pytest.mark.argilla]
 
 
@@ -177,6 +180,13 @@ def test_train_runs_cancel_resume(voted_app: RunningApp) -> None:
     # Cancelled while it was still loading: there is no checkpoint, and the line says so.
     assert resumed.returncode == 1
     assert "no checkpoint" in resumed.stderr
+    lines = [line for line in AuditLog(Home(voted_app.home)).latest() if run_id in line.on]
+    assert [(line.who.name, line.what, line.ended) for line in reversed(lines)] == [
+        ("command line", "train", "done"),
+        ("command line", "cancel a run", "done"),
+        ("command line", "cancel a run", "refused"),
+        ("command line", "resume a run", "refused"),
+    ]
 
 
 def test_publish_without_a_token_says_where_the_adapter_is(voted_app: RunningApp) -> None:
