@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DEFAULT_BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 STARTER = "starter"
@@ -18,6 +18,16 @@ def _token(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[A-Za-z0-9_.~-]{16,200}", value.get_secret_value()):
         raise ValueError("not 16 to 200 letters, digits, or - _ . ~")
     return value
+
+
+def _users(value: object) -> object:
+    names = [name.strip() for name in str(value).split(",") if name.strip()]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", name):
+            raise ValueError("not user names with commas between them")
+    if not names:
+        raise ValueError("no name")
+    return frozenset(name.lower() for name in names)
 
 
 def _namespace(value: str) -> str:
@@ -76,6 +86,12 @@ class AlignmentSettings(BaseSettings):
     )
     admin_token: Annotated[SecretStr, AfterValidator(_token)] | None = Field(
         None, description="16 to 200 letters, digits, or - _ . ~"
+    )
+    admin_users: Annotated[frozenset[str], NoDecode, BeforeValidator(_users)] | None = Field(
+        None, description="Hub user names with commas between them, such as ada,grace"
+    )
+    space_author_name: Annotated[str, AfterValidator(_namespace)] | None = Field(
+        None, description="a Hub name, which a Space sets itself"
     )
     min_examples: int = Field(20, ge=2, description="a whole number of at least 2")
     warm_trainer: bool = Field(True, description="true or false")

@@ -87,6 +87,18 @@ def _default_host(known: dict[str, object]) -> str:
     return "0.0.0.0" if known["system"] == "spaces" else "127.0.0.1"  # noqa: S104
 
 
+def check_sign_in(settings: "AnnotationSettings") -> None:
+    """Raise SettingsError where people sign in and no secret of the owner's signs their cookies.
+
+    Asked where the app is served; commands need no cookie.
+    """
+    if settings.oauth_client_id and settings.cookie_secret is None:
+        raise SettingsError(
+            "COOKIE_SECRET is not set, and people sign in here (OAUTH_CLIENT_ID is set): set it "
+            "to 32 random characters or more, on a Space as a secret."
+        )
+
+
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 ArgillaName = Annotated[str, AfterValidator(_argilla_name)]
 

@@ -1,5 +1,6 @@
 """The admin page is closed: its page, config and every handler, by every route."""
 
+import inspect
 import json
 import re
 import stat
@@ -14,14 +15,22 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
+from alignment.audit import ADMIN_TOKEN, AuditLog
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_gate import COOKIE, AdminDoor, AdminGate, load_admin_token
+from alignment.web.admin_doors import COOKIE, TokenDoor, load_admin_token
+from alignment.web.admin_gate import AdminGate
+from alignment.web.admin_guard import Guarded, acts, looks
 from alignment.web.admin_tab import AdminHandlers
+from alignment.web.audit_tab import AuditHandlers
 from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.leaderboard_tab import LeaderboardHandlers
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.training_tab import TrainingHandlers
+from annotation.faults import Fault
+from annotation.home import Home
 
 TOKEN = "right-token-of-the-owner"
 PATHS = [
@@ -42,17 +51,29 @@ PATHS = [
 
 
 @pytest.fixture
-def gated() -> TestClient:
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.prepare()
+    return made
+
+
+@pytest.fixture
+def door(home: Home) -> TokenDoor:
+    return TokenDoor(TOKEN, AuditLog(home))
+
+
+@pytest.fixture
+def gated(door: TokenDoor) -> TestClient:
     behind = Starlette(
         routes=[
             Route(path, lambda request: PlainTextResponse("behind"), methods=["GET", "POST"])
             for path in ("/admin/", "/admin/deep", "/open")
         ]
     )
-    return TestClient(AdminGate(behind, door=AdminDoor(TOKEN)), base_url="http://app")
+    return TestClient(AdminGate(behind, door=door), base_url="http://app")
 
 
-def test_token_becomes_a_cookie_and_leaves_the_address(gated: TestClient) -> None:
+def test_token_becomes_a_cookie_and_leaves_the_address(gated: TestClient, home: Home) -> None:
     answer = gated.get(f"/admin?token={TOKEN}", follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == "/admin/"
@@ -63,6 +84,9 @@ def test_token_becomes_a_cookie_and_leaves_the_address(gated: TestClient) -> Non
     assert gated.get("/admin/deep").text == "behind"
     assert gated.get("/admin", follow_redirects=False).headers["location"] == "/admin/"
     assert gated.get("/admin").text == "behind"
+    (line,) = AuditLog(home).latest()
+    assert (line.who, line.what, line.ended) == (ADMIN_TOKEN, "signed in", "done")
+    assert TOKEN not in home.audit.read_text()
 
 
 @pytest.mark.parametrize(
@@ -84,14 +108,24 @@ def test_forged_cookies_do_not_open(gated: TestClient, cookie: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["token=wrong", "token=", "token=%00", f"Token={TOKEN}"])
-def test_wrong_tokens_do_not_open(gated: TestClient, query: str) -> None:
+def test_wrong_tokens_do_not_open(gated: TestClient, home: Home, query: str) -> None:
     assert gated.get(f"/admin?{query}", follow_redirects=False).status_code == 401
+    assert not home.audit.exists()
 
 
-def test_another_token_shuts_old_cookies_out() -> None:
-    old, new = AdminDoor(TOKEN), AdminDoor(TOKEN + "2")
-    assert old.admits(f"{COOKIE}={old.cookie}")
-    assert not new.admits(f"{COOKIE}={old.cookie}")
+def test_a_strangers_socket_is_closed(gated: TestClient) -> None:
+    with pytest.raises(WebSocketDisconnect), gated.websocket_connect("/admin/deep"):
+        pytest.fail("opened")
+
+
+def test_another_token_shuts_old_cookies_out(home: Home) -> None:
+    old, new = (TokenDoor(token, AuditLog(home)) for token in (TOKEN, TOKEN + "2"))
+    assert old.admin(f"{COOKIE}={old.cookie}") == ADMIN_TOKEN
+    assert new.admin(f"{COOKIE}={old.cookie}") is None
+
+
+def test_another_cookies_odd_name_does_not_shut_the_owner_out(door: TokenDoor) -> None:
+    assert door.admin(f"a[]=1; {COOKIE}={door.cookie}; b") == ADMIN_TOKEN
 
 
 def test_generated_token_is_kept_for_the_owner_only(tmp_path: Path) -> None:
@@ -103,52 +137,86 @@ def test_generated_token_is_kept_for_the_owner_only(tmp_path: Path) -> None:
     assert load_admin_token("configured-by-the-owner", file) == "configured-by-the-owner"
 
 
-def test_every_handler_asks_the_door_itself() -> None:
+def test_every_handler_asks_the_door_itself(door: TokenDoor, home: Home) -> None:
     """Even without the gate, no handler runs: called straight, as a new mount might."""
-    door, settings = AdminDoor(TOKEN), AlignmentSettings()
     nothing: Any = None
-    groups = {
-        AdminHandlers(
-            nothing,
-            door,
-            argilla=lambda: pytest.fail("ran"),
-            pairs_ready=lambda: pytest.fail("ran"),
-        ): {
-            "votes": (),
-            "preview": (),
-            "export": (),
-            "publish": ("dpo-1", "name"),
-            "pull": ("owner/name",),
-        },
-        QualityHandlers(nothing, nothing, door): {
-            "watch": ({},),
-            "look_again": ({},),
-            "set_aside": ("anon-1", ""),
-            "bring_back": ("anon-1",),
-            "set_aside_flagged": (),
-        },
-        OwnPromptHandlers(nothing, door): {
-            "watch": ({},),
-            "approve": ("pair-1",),
-            "reject": ("pair-1",),
-        },
-        TrainingHandlers(nothing, door, nothing, settings): {
-            "prepare": ("",),
-            "look_deeper": ("dpo",),
-            "start": (),
-            "cancel": ("dpo-1",),
-            "resume": ("dpo-1",),
-            "watch": ("dpo-1", {}),
-        },
-        BakeoffHandlers(nothing, door): {"start": (), "cancel": (), "resume": (), "watch": ({},)},
-    }
+    groups = [
+        AdminHandlers(nothing, door, argilla=nothing, pairs_ready=nothing),
+        QualityHandlers(nothing, nothing, door),
+        OwnPromptHandlers(nothing, door),
+        TrainingHandlers(nothing, door, nothing, AlignmentSettings()),
+        BakeoffHandlers(nothing, door),
+        LeaderboardHandlers(nothing, nothing, door),
+        AuditHandlers(nothing, door),
+    ]
+    product = {c for c in Guarded.__subclasses__() if c.__module__.startswith("alignment.")}
+    assert {type(group) for group in groups} == product
     stranger = gr.Request(headers={"cookie": "votetune_admin=guess"}, session_hash="x")
-    for handlers, calls in groups.items():
-        public = {name for name in vars(type(handlers)) if not name.startswith("_")}
-        assert public == set(calls), "a new handler wants a line here"
-        for name, arguments in calls.items():
-            with pytest.raises(gr.Error, match="Only the owner"):
-                getattr(handlers, name)(*arguments, request=stranger)
+    asked = 0
+    for group in groups:
+        for name in [name for name in vars(type(group)) if not name.startswith("_")]:
+            handler = getattr(group, name)
+            wanted = inspect.signature(handler).parameters
+            given = {p: None for p in wanted if p not in ("request", "form")}
+            with pytest.raises(gr.Error, match="Only an admin may do this"):
+                handler(**given, request=stranger)
+            asked += 1
+    assert asked >= 28
+    assert not home.audit.exists()
+
+
+def test_a_handler_that_is_neither_a_look_nor_an_act_is_refused_when_it_is_made() -> None:
+    with pytest.raises(TypeError, match=r"Open\.wipe is neither @looks nor @acts"):
+
+        class Open(Guarded):
+            def wipe(self, request: gr.Request) -> None: ...
+
+
+class Bold(Guarded):
+    """Handlers that end in every way."""
+
+    @looks
+    def look(self, request: gr.Request) -> str:
+        return "seen"
+
+    @acts("do it")
+    def act(self, thing: str, request: gr.Request) -> str:
+        self._doing.touched(thing)
+        if thing == "fault":
+            raise Fault("One line: do this next.")
+        if thing == "shown":
+            raise gr.Error("Another line.", print_exception=False)
+        return str(1 // (thing != "bug"))
+
+
+def test_what_acts_leaves_a_line_however_it_ends_and_what_looks_none(
+    door: TokenDoor, home: Home
+) -> None:
+    bold, owner = Bold(door), gr.Request(headers={"cookie": f"{COOKIE}={door.cookie}"})
+    assert bold.look(owner) == "seen"
+    assert not home.audit.exists()
+    assert bold.act("run-1", owner) == "1"
+    with pytest.raises(gr.Error, match="One line: do this next"):
+        bold.act("fault", request=owner)
+    with pytest.raises(gr.Error, match="Another line"):
+        bold.act("shown", owner)
+    with pytest.raises(ZeroDivisionError):
+        bold.act("bug", owner)
+    lines = AuditLog(home).latest()
+    assert {(line.who, line.what) for line in lines} == {(ADMIN_TOKEN, "do it")}
+    assert [(line.on, line.ended) for line in reversed(lines)] == [
+        (("run-1",), "done"),
+        (("fault",), "refused"),
+        (("shown",), "refused"),
+        (("bug",), "failed"),
+    ]
+
+
+def test_an_action_that_cannot_be_written_down_is_not_begun(door: TokenDoor, home: Home) -> None:
+    home.audit.mkdir()
+    owner = gr.Request(headers={"cookie": f"{COOKIE}={door.cookie}"})
+    with pytest.raises(gr.Error, match=r"audit\.jsonl can't be written .* nothing was done"):
+        Bold(door).act("bug", owner)
 
 
 @pytest.mark.slow

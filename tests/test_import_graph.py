@@ -15,6 +15,7 @@ TABS = {
     "annotation/web/tab.py",
     "alignment/web/admin_guard.py",
     "alignment/web/admin_tab.py",
+    "alignment/web/audit_tab.py",
     "alignment/web/bakeoff_tab.py",
     "alignment/web/compare_tab.py",
     "alignment/web/leaderboard_tab.py",

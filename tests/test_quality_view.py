@@ -17,9 +17,10 @@ import pytest
 from rich.console import Console
 from vote_parts import CARELESS, HONEST, LEFT, NOON, RING, crowd_at_work, pair_of, vote_on
 
+from alignment.audit import AuditLog
 from alignment.commands.quality import load_quality, print_quality
 from alignment.pipeline import Pipeline
-from alignment.web.admin_gate import COOKIE, AdminDoor
+from alignment.web.admin_doors import COOKIE, TokenDoor
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
 from alignment.web.quality_view import (
@@ -224,8 +225,8 @@ TOKEN = "token-of-the-owner-here"
 class Page:
     """The handlers as the owner's browser calls them."""
 
-    def __init__(self, journal: Journal) -> None:
-        door = AdminDoor(TOKEN)
+    def __init__(self, home: Home, journal: Journal) -> None:
+        door = TokenDoor(TOKEN, AuditLog(home))
         pipeline = SimpleNamespace(quality=QualityDesk(journal), measured_flip_rate=lambda: 0.12)
         self.handlers = QualityHandlers(cast("Pipeline", pipeline), journal, door)
         self.request = gr.Request(headers={"cookie": f"{COOKIE}={door.cookie}"}, session_hash="x")
@@ -235,9 +236,9 @@ class Page:
         return lambda *arguments: handler(*arguments, request=self.request)
 
 
-def test_setting_aside_and_bringing_back_say_what_changed(journal: Journal) -> None:
+def test_setting_aside_and_bringing_back_say_what_changed(home: Home, journal: Journal) -> None:
     fill(journal)
-    page = Page(journal)
+    page = Page(home, journal)
     said = page.set_aside(LEFT, "")
     assert said == "**anon-left0000…** is set aside, 60 votes: nearly all votes went to one side."
     assert journal.set_aside_voters() == {LEFT: "nearly all votes went to one side"}
@@ -248,9 +249,9 @@ def test_setting_aside_and_bringing_back_say_what_changed(journal: Journal) -> N
         page.set_aside(None, "")
 
 
-def test_all_flagged_go_at_once_and_the_figures_follow(journal: Journal) -> None:
+def test_all_flagged_go_at_once_and_the_figures_follow(home: Home, journal: Journal) -> None:
     fill(journal)
-    page = Page(journal)
+    page = Page(home, journal)
     figures, voters, splits, choice, button, seen = page.watch({})
     assert "4 voters are flagged" in figures
     assert [value for _, value in choice["choices"]][:4] == [
@@ -267,18 +268,18 @@ def test_all_flagged_go_at_once_and_the_figures_follow(journal: Journal) -> None
     assert "None." in splits
 
 
-def test_a_reason_for_the_voter_names_nobody_else(journal: Journal) -> None:
+def test_a_reason_for_the_voter_names_nobody_else(home: Home, journal: Journal) -> None:
     fill(journal)
-    page = Page(journal)
+    page = Page(home, journal)
     page.set_aside(RING[0], "")
     (why,) = journal.set_aside_voters().values()
     assert why == "votes were the same as another voter's"
 
 
-def test_own_prompts_wait_until_they_are_approved_or_rejected(journal: Journal) -> None:
+def test_own_prompts_wait_until_they_are_approved_or_rejected(home: Home, journal: Journal) -> None:
     asked = [pair_of(f"own{n}", kind=PairKind.OWN, author="ann", only_for="ann") for n in range(3)]
     journal.add_pairs(asked).result(10)
-    door = AdminDoor(TOKEN)
+    door = TokenDoor(TOKEN, AuditLog(home))
     handlers = OwnPromptHandlers(journal, door)
     request = gr.Request(headers={"cookie": f"{COOKIE}={door.cookie}"}, session_hash="x")
     drawn, choice, approve, _, seen = handlers.watch({}, request)

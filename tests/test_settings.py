@@ -3,7 +3,12 @@
 import pytest
 
 from alignment.settings import AlignmentSettings
-from annotation.settings import AnnotationSettings, SettingsError, load_settings
+from annotation.settings import (
+    AnnotationSettings,
+    SettingsError,
+    check_sign_in,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +57,9 @@ def test_a_laptop_forgets_nothing() -> None:
         (AnnotationSettings, "ANONYMOUS_VOTES", "sometimes"),
         (AlignmentSettings, "BASE_REVISION", "a b"),
         (AlignmentSettings, "HUB_NAMESPACE", "a/b"),
+        (AlignmentSettings, "ADMIN_USERS", "ada grace"),
+        (AlignmentSettings, "ADMIN_USERS", "ada,a/b"),
+        (AlignmentSettings, "ADMIN_USERS", " , "),
         (AlignmentSettings, "MIN_EXAMPLES", "1"),
         (AlignmentSettings, "JOBS_FLAVOR", "L4 x1"),
         (AlignmentSettings, "JOBS_TIMEOUT", "soon"),
@@ -100,3 +108,22 @@ def test_a_short_cookie_secret_is_refused_and_never_repeated(
     assert "x7x7" not in str(told.value)
     monkeypatch.setenv("COOKIE_SECRET", "x7" * 16)
     assert "x7x7" not in repr(load_settings(AnnotationSettings))
+
+
+def test_admins_are_names_with_commas_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(AlignmentSettings).admin_users is None
+    monkeypatch.setenv("ADMIN_USERS", " Ada, grace.h ,ADA,")
+    assert load_settings(AlignmentSettings).admin_users == {"ada", "grace.h"}
+
+
+def test_sign_in_needs_a_secret_for_its_cookies_where_the_app_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check_sign_in(load_settings(AnnotationSettings))
+    monkeypatch.setenv("OAUTH_CLIENT_ID", "id")
+    monkeypatch.setenv("OAUTH_CLIENT_SECRET", "secret")
+    settings = load_settings(AnnotationSettings)
+    with pytest.raises(SettingsError, match=r"COOKIE_SECRET is not set.* 32 random characters"):
+        check_sign_in(settings)
+    monkeypatch.setenv("COOKIE_SECRET", "x7" * 16)
+    check_sign_in(load_settings(AnnotationSettings))

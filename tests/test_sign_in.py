@@ -1,6 +1,7 @@
 """Signing in against a provider on loopback: what opens a session, what ends it."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from annotation.schema import utc_now
-from annotation.web.sessions import COOKIE_NAME, LIFE, Sessions
+from annotation.web.sessions import COOKIE_NAME, LIFE, Account, Sessions
 from annotation.web.sign_in import (
     STATE_COOKIE,
     Provider,
@@ -22,6 +23,7 @@ from annotation.web.sign_in import (
     build_sign_in_routes,
     own_path,
     voter_id,
+    writes_for,
 )
 
 SECRET = b"a secret of the tests, 32 bytes.."
@@ -40,19 +42,25 @@ class App:
     """An app with the sign-in routes and one that says who asks."""
 
     def __init__(
-        self, provider: OidcProvider, home: Path, *, framed: bool = False, url: str | None = None
+        self,
+        provider: OidcProvider,
+        home: Path,
+        *,
+        framed: bool = False,
+        url: str | None = None,
+        organisation: str | None = None,
+        on_sign_in: Callable[[Account], None] = lambda account: None,
     ) -> None:
         self.now = utc_now()
         self.sessions = Sessions(
             home / "sessions.json", SECRET, framed=framed, clock=lambda: self.now
         )
         registered = Provider(
-            provider.url, CLIENT_ID, SecretStr(CLIENT_SECRET), "openid profile", url
+            provider.url, CLIENT_ID, SecretStr(CLIENT_SECRET), "openid profile", url, organisation
         )
+        flow = SignIn(registered, self.sessions, SECRET, framed=framed, on_sign_in=on_sign_in)
         app = FastAPI()
-        app.include_router(
-            build_sign_in_routes(SignIn(registered, self.sessions, SECRET, framed=framed))
-        )
+        app.include_router(build_sign_in_routes(flow))
 
         @app.get("/who")
         def who(request: Request) -> dict[str, str | None]:
@@ -235,6 +243,76 @@ def test_in_the_hubs_frame_cookies_are_secure_cross_site_and_partitioned(
         assert attribute in sent
     asked = parse_qs(urlsplit(answer.headers["location"]).query)
     assert asked["redirect_uri"] == ["https://ada-votetune.hf.space/login/callback"]
+
+
+def org(**more: object) -> dict[str, object]:
+    return {"sub": "65f00e6", "preferred_username": "Navy", "name": "The navy", **more}
+
+
+@pytest.mark.parametrize(
+    ("orgs", "writes"),
+    [
+        ([org(roleInOrg="write")], True),
+        ([org(roleInOrg="admin")], True),
+        ([org(roleInOrg="read"), org(roleInOrg="admin", preferred_username="NAVY")], True),
+        ([org(roleInOrg="write", securityRestrictions=["ip"], missingMFA=False)], True),
+        ([org(roleInOrg="read")], False),
+        ([org(roleInOrg="contributor")], False),
+        ([org()], False),  # the account did not let the app see it
+        ([org(roleInOrg="admin", missingMFA=True)], False),
+        ([org(roleInOrg="admin", pendingSSO=True)], False),
+        ([org(roleInOrg="admin", securityRestrictions=["sso"])], False),
+        ([org(roleInOrg="admin", preferred_username="army", name="navy")], False),
+        ([org(roleInOrg="admin", preferred_username=None)], False),
+        ([org(roleInOrg="admin", preferred_username="navy\u200b")], False),
+        ([org(roleInOrg=["admin"])], False),
+        (["navy", None, 7], False),
+        ({"navy": "admin"}, False),
+        (None, False),
+    ],
+)
+def test_a_role_counts_in_the_owners_organisation_only(orgs: object, writes: bool) -> None:
+    assert writes_for({"orgs": orgs}, "navy") is writes
+
+
+def test_of_all_organisations_only_the_role_in_the_owners_is_kept(
+    provider: OidcProvider, tmp_path: Path
+) -> None:
+    told: list[Account] = []
+    app = App(provider, tmp_path, organisation="Navy", on_sign_in=told.append)
+    army = org(roleInOrg="admin", preferred_username="army")
+    provider.user["orgs"] = [army, org(roleInOrg="write")]
+    sign_in(app.browser())
+    assert told == [Account("hub-65f0c0ffee", "ada", "ada", "navy")]
+    provider.user["orgs"] = [army]
+    sign_in(app.browser())
+    assert told[1] == Account("hub-65f0c0ffee", "ada", "ada", None)
+    assert "army" not in (tmp_path / "sessions.json").read_text()
+
+
+@pytest.mark.parametrize("username", [None, "", 7, ["ada"]])
+def test_a_full_name_never_stands_for_a_username(
+    provider: OidcProvider, tmp_path: Path, username: object
+) -> None:
+    told: list[Account] = []
+    provider.user = {"sub": "1", "preferred_username": username, "name": "ada"}
+    sign_in(App(provider, tmp_path, on_sign_in=told.append).browser())
+    assert told == [Account("hub-1", "ada", None, None)]
+
+
+def test_sessions_of_an_earlier_version_still_stand(
+    app: App, provider: OidcProvider, tmp_path: Path
+) -> None:
+    browser = app.browser()
+    sign_in(browser)
+    file = tmp_path / "sessions.json"
+    rows = json.loads(file.read_text())
+    for row in rows:
+        del row["account"]["username"], row["account"]["writes_for"]
+    file.write_text(json.dumps(rows))
+    again = App(provider, tmp_path).browser()
+    again.cookies.set(COOKIE_NAME, browser.cookies[COOKIE_NAME])
+    assert who(again) == "hub-65f0c0ffee"
 
 
 def test_voters_of_odd_subjects_are_safe_and_distinct() -> None:

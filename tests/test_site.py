@@ -8,7 +8,7 @@ import httpx
 import psutil
 import pytest
 from oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider
-from running_app import free_port, start_app, submitted_votes
+from running_app import free_port, run_command, start_app, submitted_votes
 from tiny import make_tiny_model
 
 pytestmark = [pytest.mark.slow]
@@ -82,10 +82,13 @@ def test_where_accounts_are_wanted_a_signed_in_voter_votes_and_nobody_else(tmp_p
             "OAUTH_CLIENT_ID": CLIENT_ID,
             "OAUTH_CLIENT_SECRET": CLIENT_SECRET,
             "OPENID_PROVIDER_URL": provider.url,
+            "COOKIE_SECRET": "nothing that a person would guess, ever",
+            "ADMIN_USERS": "Ada",
             "ANONYMOUS_VOTES": "refuse",
         },
     )
     try:
+        assert f"Admin  {app.url}/admin for ada after signing in" in app.said
         with httpx.Client(base_url=app.url, follow_redirects=True) as browser:
             refused = browser.post("/api/pairs")
             assert (refused.status_code, refused.json()["sign_in"]) == (401, "/login/huggingface")
@@ -97,11 +100,13 @@ def test_where_accounts_are_wanted_a_signed_in_voter_votes_and_nobody_else(tmp_p
             evil = browser.post("/api/votes", json=ballot, headers={"Origin": "https://evil.io"})
             assert evil.status_code == 403
             assert browser.post("/api/votes", json=ballot).json()["counted"]
+            assert browser.get("/admin").url == f"{app.url}/admin/"
             copied = dict(browser.cookies)
             browser.post("/logout")
             assert not browser.get("/api/me").json()["signed_in"]
         with httpx.Client(base_url=app.url, cookies=copied) as thief:
             assert thief.post("/api/pairs").status_code == 401
+            assert thief.get("/admin/config").status_code == 401
         app.wait_for("delivery", lambda h: h["argilla"] == "ready" and h["undelivered"] == 0)
         assert CLIENT_SECRET not in app.said
         assert len(submitted_votes(app.home)) == 1
@@ -110,3 +115,14 @@ def test_where_accounts_are_wanted_a_signed_in_voter_votes_and_nobody_else(tmp_p
     finally:
         app.stop()
         provider.stop()
+
+
+def test_sign_in_without_a_cookie_secret_is_refused_at_start_and_stops_no_command(
+    tmp_path: Path,
+) -> None:
+    login = {"OAUTH_CLIENT_ID": CLIENT_ID, "OAUTH_CLIENT_SECRET": CLIENT_SECRET}
+    done = run_command(tmp_path / "home", **login)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "COOKIE_SECRET is not set, and people sign in here" in done.stderr
+    assert not (tmp_path / "home").exists()
+    assert run_command(tmp_path / "home", "status", **login).returncode == 0

@@ -1,4 +1,4 @@
-"""The admin page: the votes and their quality, the dataset, training, the bake-off, publishing.
+"""The admin page: votes and their quality, dataset, training, bake-off, publishing, audit log.
 
 Only draws and passes on; every handler first asks the door. State is read from the journal and
 the runs' folders, so a reload or a restart of the app shows the same.
@@ -11,14 +11,15 @@ from typing import Any
 import gradio as gr
 
 from alignment.pipeline import Pipeline
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import POLL_S, QUIET, Guarded, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import POLL_S, QUIET, Guarded, acts, looks, shown
 from alignment.web.admin_view import (
     ArgillaStatus,
     describe_export,
     describe_votes,
     preview_rows,
 )
+from alignment.web.audit_tab import AuditHandlers, build_audit_section
 from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
 from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_section
 from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
@@ -51,35 +52,38 @@ class AdminHandlers(Guarded):
         self._backup = backup
         self._trouble = trouble
 
+    @looks
     def votes(self, request: gr.Request) -> str:
-        self._require_admin(request)
         counts = self._pipeline.preview().counts
         return describe_votes(
             counts, self._pairs_ready(), self._argilla(), self._backup(), self._trouble()
         )
 
+    @looks
     def preview(self, request: gr.Request) -> tuple[str, Any]:
-        self._require_admin(request)
         prepared = self._pipeline.preview()
         rows = preview_rows(prepared)
         return describe_export(prepared), gr.update(value=rows, visible=bool(rows))
 
+    @acts("export")
     def export(self, request: gr.Request) -> tuple[Any, str]:
-        self._require_admin(request)
         export = shown(self._pipeline.export)
+        self._doing.touched(export.sha256)
         files = [str(path) for path in sorted(export.directory.iterdir())]
         saved = f"Saved {export.examples} examples in `{export.directory}`."
         return gr.update(value=files, visible=True), saved
 
+    @acts("publish")
     def publish(self, run_id: str | None, repo: str, request: gr.Request) -> str:
-        self._require_admin(request)
         if not run_id:
             raise gr.Error("No run is chosen: train one first.", print_exception=False)
+        self._doing.touched(run_id, repo)
         published = shown(lambda: self._pipeline.publish(run_id, repo))
         return f"Published as [{published.repo}]({published.url}) at `{published.revision[:12]}`."
 
+    @acts("pull a model")
     def pull(self, name: str, request: gr.Request) -> str:
-        self._require_admin(request)
+        self._doing.touched(name)
         model = shown(lambda: self._pipeline.pull(name))
         return f"`{model.name}` is here: choose it in the Compare tab."
 
@@ -91,6 +95,7 @@ def build_admin_page(
     training: TrainingHandlers,
     bakeoff: BakeoffHandlers,
     leaderboard: LeaderboardHandlers,
+    audit: AuditHandlers,
 ) -> gr.Blocks:
     """The whole page, a section for each step of the loop: layout first, then its events."""
     with gr.Blocks(title="Votetune admin", analytics_enabled=False) as page:
@@ -107,6 +112,7 @@ def build_admin_page(
         build_bakeoff_section(bakeoff, page, timer)
         build_leaderboard_section(leaderboard, page, timer)
         _build_hub(handlers, run)
+        build_audit_section(audit, page, timer)
     page.queue(default_concurrency_limit=4)
     return page
 

@@ -11,8 +11,8 @@ import gradio as gr
 from alignment.bakeoff.bakeoffs import METHODS
 from alignment.bakeoff.store import Bakeoff, BakeoffState
 from alignment.pipeline import Pipeline
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.bakeoff_view import draw_bakeoff
 from annotation.faults import Fault
 from annotation.schema import Prompt
@@ -36,21 +36,23 @@ class BakeoffHandlers(Guarded):
         self._pipeline = pipeline
         self._prompts = prompts
 
+    @acts("start a bake-off")
     def start(self, request: gr.Request) -> str:
-        self._require_admin(request)
-        return self._draw(shown(lambda: self._pipeline.start_bakeoff(self._prompts)))
+        started = shown(lambda: self._pipeline.start_bakeoff(self._prompts))
+        self._doing.touched(started.id)
+        return self._draw(started)
 
+    @acts("cancel a bake-off")
     def cancel(self, request: gr.Request) -> str:
-        self._require_admin(request)
-        return self._draw(shown(lambda: self._pipeline.bakeoffs.cancel(self._latest().id)))
+        return self._draw(shown(lambda: self._pipeline.bakeoffs.cancel(self._chosen())))
 
+    @acts("resume a bake-off")
     def resume(self, request: gr.Request) -> str:
-        self._require_admin(request)
-        return self._draw(shown(lambda: self._pipeline.bakeoffs.resume(self._latest().id)))
+        return self._draw(shown(lambda: self._pipeline.bakeoffs.resume(self._chosen())))
 
+    @looks
     def watch(self, seen: dict[str, str], request: gr.Request) -> tuple[Any, ...]:
         """The latest bake-off and which buttons make sense; skips what is shown already."""
-        self._require_admin(request)
         latest = self._pipeline.bakeoffs.latest()
         is_busy = any(run.is_active for run in self._pipeline.runs.list())
         active = latest is not None and latest.is_active
@@ -64,11 +66,13 @@ class BakeoffHandlers(Guarded):
             digests(parts),
         )
 
-    def _latest(self) -> Bakeoff:
+    def _chosen(self) -> str:
+        """The latest bake-off, which the action under way is about."""
         latest = self._pipeline.bakeoffs.latest()
         if latest is None:
             raise Fault("No bake-off yet: start one first.")
-        return latest
+        self._doing.touched(latest.id)
+        return latest.id
 
     def _draw(self, bakeoff: Bakeoff | None) -> str:
         if bakeoff is None:

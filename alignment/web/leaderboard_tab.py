@@ -11,8 +11,8 @@ import gradio as gr
 from alignment.contest.contest import Contest
 from alignment.contest.promotions import Promotion
 from alignment.registry import Registry
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
 from annotation.faults import Fault
 from annotation.schema import ModelRef
@@ -38,9 +38,9 @@ class LeaderboardHandlers(Guarded):
         self._registry = registry
         self._votes: tuple[object, str] | None = None
 
+    @looks
     def watch(self, seen: dict[str, str], request: gr.Request) -> tuple[Any, ...]:
         """Gate, leaderboard and promotions; skips what is shown already."""
-        self._require_admin(request)
         parts = shown(self._draw)
         waits = "waits" if self._contest.field().candidate else ""
         promoted = bool(self._registry.promotions.history())
@@ -55,17 +55,18 @@ class LeaderboardHandlers(Guarded):
             now,
         )
 
+    @acts("promote by hand")
     def promote(self, request: gr.Request) -> str:
-        self._require_admin(request)
         return self._told(shown(self._contest.override))
 
+    @acts("dismiss a candidate")
     def dismiss(self, request: gr.Request) -> str:
-        self._require_admin(request)
         gone = shown(self._contest.dismiss)
+        self._doing.touched(gone.name)
         return f"**{gone.name}** is compared no more. It stays in the Compare tab."
 
+    @acts("roll back the policy")
     def roll_back(self, request: gr.Request) -> str:
-        self._require_admin(request)
         return self._told(shown(self._contest.roll_back))
 
     def _draw(self) -> dict[str, str]:
@@ -87,6 +88,7 @@ class LeaderboardHandlers(Guarded):
 
     def _told(self, made: Promotion) -> str:
         name = names_of(self._registry).get(made.model, made.model.label)
+        self._doing.touched(name)
         return f"**{name}** is the policy now; the next pairs are sampled from it."
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.markup import safe_text
 from alignment.web.quality_view import draw_waiting
 from annotation.faults import Fault
@@ -31,9 +31,9 @@ class OwnPromptHandlers(Guarded):
         super().__init__(door)
         self._journal = journal
 
+    @looks
     def watch(self, seen: dict[str, str], request: gr.Request) -> tuple[Any, ...]:
         """What waits, which one may choose, and whether there is any; skips what is shown."""
-        self._require_admin(request)
         waiting = self._journal.waiting_pairs()
         choices = [(_label(pair), pair.id) for pair in waiting[:SHOWN_PAIRS]]
         parts = {"waiting": draw_waiting(waiting[:SHOWN_PAIRS], len(waiting))}
@@ -49,15 +49,17 @@ class OwnPromptHandlers(Guarded):
             now,
         )
 
+    @acts("approve an own prompt")
     def approve(self, pair_id: str | None, request: gr.Request) -> str:
-        self._require_admin(request)
         chosen = _chosen(pair_id)
+        self._doing.touched(chosen)
         pair = shown(lambda: self._journal.approve_pair(chosen).result(WRITE_S))
         return _said("Approved, and others will see it now", pair)
 
+    @acts("reject an own prompt")
     def reject(self, pair_id: str | None, request: gr.Request) -> str:
-        self._require_admin(request)
         chosen = _chosen(pair_id)
+        self._doing.touched(chosen)
         pair = shown(lambda: self._journal.reject_pair(chosen).result(WRITE_S))
         return _said("Rejected, and nobody else will see it", pair)
 

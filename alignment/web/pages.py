@@ -9,8 +9,10 @@ import fastapi
 import gradio as gr
 from fastapi_offline import FastAPIOffline
 
-from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate
+from alignment.web.admin_doors import ADMIN_PATH, AccountDoor, AdminDoor
+from alignment.web.admin_gate import AdminGate
 from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
+from alignment.web.audit_tab import AuditHandlers
 from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.checkup import Checkup
 from alignment.web.compare_tab import build_compare_tab
@@ -62,7 +64,13 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
     app.include_router(build_page_routes())
     if site.provider and site.sessions:
         state_secret = site.secret("login_secret")
-        sign_in = SignIn(site.provider, site.sessions, state_secret, framed=site.on_space)
+        sign_in = SignIn(
+            site.provider,
+            site.sessions,
+            state_secret,
+            framed=site.on_space,
+            on_sign_in=door.note_sign_in if isinstance(door, AccountDoor) else lambda account: None,
+        )
         app.include_router(build_sign_in_routes(sign_in))
     install_api_errors(app)
     theme = build_theme()
@@ -85,8 +93,10 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
             ),
             BakeoffHandlers(site.pipeline, door, site.prompts),
             LeaderboardHandlers(site.contest, site.pipeline.registry, door),
+            AuditHandlers(site.audit, door),
         ),
         path=ADMIN_PATH,
+        auth_dependency=lambda request: _admin_name(door, request),
         theme=theme,
         css_paths=[ADMIN_CSS],
         allowed_paths=[str(site.home.exports)],
@@ -102,13 +112,19 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         max_file_size=MAX_UPLOAD,
         **MOUNT,
     )
-    app.add_middleware(AdminGate, door=door, framed=site.on_space)
+    app.add_middleware(AdminGate, door=door)
     app.add_middleware(OriginGuard)
     app.add_middleware(CompressedPages)
     # Outermost, so that whatever answers carries them.
     app.add_middleware(PageHeaders, on_space=site.on_space)
     _warn_where_nobody_may_vote(cookies, site.voting)
     return app
+
+
+def _admin_name(door: AdminDoor, request: fastapi.Request) -> str | None:
+    """What Gradio asks of its own accord, beside the gate: None is nobody."""
+    admin = door.admin(request.headers.get("cookie"))
+    return admin.name if admin else None
 
 
 def _warn_where_nobody_may_vote(cookies: VoterCookies, voting: Voting) -> None:

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from alignment.pipeline import Pipeline
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.quality_view import SHOWN_SPLITS, draw_figures, draw_splits, draw_voters
 from annotation.faults import Fault
 from annotation.journal.journal import Journal
@@ -41,34 +41,37 @@ class QualityHandlers(Guarded):
         self._journal = journal
         self._drawn: tuple[QualityReport | None, dict[str, str]] = (None, {})
 
+    @looks
     def watch(self, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
         """Figures, voters, split pairs, whom one may choose; skips what is shown already."""
-        self._require_admin(request)
         return self._show(seen, fresh=False)
 
+    @looks
     def look_again(self, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
         """The same with figures of this moment."""
-        self._require_admin(request)
         return self._show(seen, fresh=True)
 
+    @acts("set a voter aside")
     def set_aside(self, voter: str | None, why: str, request: gr.Request) -> str:
-        self._require_admin(request)
         found = self._chosen(voter)
+        self._doing.touched_voters(found.voter)
         said = " ".join(why.split()) or ", ".join(f.told for f in found.flags) or BY_OWNER
         _written(self._journal.set_aside(found.voter, said))
         return f"**{short_name(found.voter)}** is set aside, {_votes(found.votes)}: {said}."
 
+    @acts("bring a voter back")
     def bring_back(self, voter: str | None, request: gr.Request) -> str:
-        self._require_admin(request)
         found = self._chosen(voter)
+        self._doing.touched_voters(found.voter)
         if found.set_aside is None:
             return f"**{short_name(found.voter)}** counts already."
         _written(self._journal.bring_back(found.voter))
         return f"**{short_name(found.voter)}** counts again, {_votes(found.votes)}."
 
+    @acts("set flagged voters aside")
     def set_aside_flagged(self, request: gr.Request) -> str:
-        self._require_admin(request)
         suspects = self._pipeline.quality.report(fresh=True).suspects
+        self._doing.touched_voters(*(v.voter for v in suspects))
         futures = [
             self._journal.set_aside(v.voter, ", ".join(f.told for f in v.flags)) for v in suspects
         ]

@@ -1,5 +1,6 @@
 """Serving a home: one app a home, its port, its end by a signal, and what it prints at start."""
 
+import logging
 import signal
 import socket
 import sys
@@ -10,13 +11,21 @@ import uvicorn
 
 from alignment.settings import AlignmentSettings
 from alignment.tracking import check_trackio
-from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, load_admin_token
+from alignment.web.admin_doors import (
+    AccountDoor,
+    AdminAccounts,
+    AdminDoor,
+    TokenDoor,
+    load_admin_token,
+)
 from alignment.web.pages import build_app
 from alignment.web.site import Site
 from annotation.gold import load_gold
 from annotation.home import Home, HomeError, HomeLock, running_app
 from annotation.prompts import load_prompts
-from annotation.settings import AnnotationSettings
+from annotation.settings import AnnotationSettings, check_sign_in
+
+log = logging.getLogger(__name__)
 
 GRACE_S = 3
 KEEP_ALIVE_S = 75
@@ -32,6 +41,7 @@ def serve_app(
     Fault for a bad prompts or gold file, a home in use, a taken port, a base that can't be had.
     """
     signal.signal(signal.SIGTERM, _leave)
+    check_sign_in(annotation)
     prompts = load_prompts(annotation.prompts) if annotation.prompts else None
     gold = load_gold(annotation.gold_pairs) if annotation.gold_pairs else []
     if alignment.trackio_project:
@@ -50,10 +60,9 @@ def serve_app(
         site = Site(annotation, alignment, prompts, gold, synthetic=synthetic)
         try:
             site.start()
-            configured = alignment.admin_token.get_secret_value() if alignment.admin_token else None
-            token = load_admin_token(configured, home.admin_token)
+            door = build_door(site)
             config = uvicorn.Config(
-                build_app(site, AdminDoor(token)),
+                build_app(site, door),
                 log_level="warning",
                 access_log=False,
                 proxy_headers=False,
@@ -66,7 +75,7 @@ def serve_app(
 
             def on_ready() -> None:
                 lock.announce(url)
-                _greet(site, url, token)
+                _greet(site, url, door)
 
             server = _Server(config, on_ready)
             site.leave = server.leave
@@ -120,8 +129,24 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _greet(site: Site, url: str, token: str) -> None:
+def build_door(site: Site) -> AdminDoor:
+    """By account where people sign in and an admin is named; else by the token."""
+    settings = site.alignment
+    owner = settings.space_author_name.lower() if settings.space_author_name else None
+    users = settings.admin_users or (frozenset({owner}) if owner else frozenset())
+    if site.sessions and users:
+        if settings.admin_token:
+            log.warning("ADMIN_TOKEN opens nothing here: people sign in, and admins are accounts.")
+        return AccountDoor(AdminAccounts(users, owner), site.sessions, site.audit)
+    if settings.admin_users:
+        log.warning("ADMIN_USERS opens nothing here: nobody can sign in, so the token does.")
+    configured = settings.admin_token.get_secret_value() if settings.admin_token else None
+    token = load_admin_token(configured, site.home.admin_token)
+    return TokenDoor(token, site.audit, framed=site.on_space)
+
+
+def _greet(site: Site, url: str, door: AdminDoor) -> None:
     print(f"Vote   {url}", flush=True)  # noqa: T201
-    print(f"Admin  {url}{ADMIN_PATH}?token={token}", flush=True)  # noqa: T201
+    print(f"Admin  {url}{door.invitation}", flush=True)  # noqa: T201
     if site.notice:
         print(site.notice, flush=True)  # noqa: T201

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal
 
+from alignment.audit import AuditLog
 from alignment.base import resolve_base
 from alignment.contest.contest import Contest, GateWatch
 from alignment.generation import SamplerProcess
@@ -111,6 +112,7 @@ class Site:
             compare_share=self.contest.compare_share,
         )
         self.sessions = self._build_sessions()
+        self.audit = AuditLog(self.home)
         self.own_prompts = OwnPrompts(
             self.journal,
             self.comparer,
@@ -160,6 +162,7 @@ class Site:
             client_secret=settings.oauth_client_secret,
             scopes=settings.oauth_scopes,
             public_url=f"https://{host}" if host else None,
+            organisation=self.alignment.space_author_name,
         )
 
     def _backup_sync(self) -> BackupSync | None:

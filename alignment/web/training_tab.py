@@ -4,6 +4,7 @@ Only draws and passes on; every handler first asks the door. All that it shows i
 journal and the runs' folders, so a reload or a restart of the app shows the same.
 """
 
+from collections.abc import Callable
 from html import escape
 from typing import Any, get_args
 
@@ -16,8 +17,8 @@ from alignment.plan import plan_run
 from alignment.recipes import Loss, Method
 from alignment.runs import Run
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.checkup import Checkup
 from alignment.web.doctor_view import CHECKING, draw_diagnosis, draw_tokens
 from alignment.web.training_form import (
@@ -66,9 +67,9 @@ class TrainingHandlers(Guarded):
         self._checkup = checkup
         self.places = offered_places(settings)
 
+    @looks
     def prepare(self, seen: str, request: gr.Request, *form: Any) -> tuple[Any, ...]:
         """The findings, their tokens, what Train would do and whether it may; skips the same."""
-        self._require_admin(request)
         active = self._active()
         busy = f"{active.id} {active.state}" if active else ""
         now = f"{self._pipeline.preview().counts} {busy} {form}"
@@ -86,31 +87,32 @@ class TrainingHandlers(Guarded):
             now,
         )
 
+    @looks
     def look_deeper(self, method: Method, request: gr.Request) -> tuple[str, str]:
-        self._require_admin(request)
         found = shown(lambda: self._checkup.look_deeper(method))
         return draw_diagnosis(found), draw_tokens(found.tokens, found.max_length)
 
+    @acts("train")
     def start(self, request: gr.Request, *form: Any) -> tuple[Any, str]:
-        self._require_admin(request)
         asked = Form(*form)
         advised = self._checkup.latest(asked.method).advised
         run = shown(lambda: self._pipeline.train(asked.to_options(advised)))
+        self._doing.touched(run.id)
         return self._choose(run.id), draw_progress(run, [])
 
+    @acts("cancel a run")
     def cancel(self, run_id: str | None, request: gr.Request) -> str:
-        self._require_admin(request)
-        run = shown(lambda: self._pipeline.runs.cancel(_chosen(run_id)))
+        run = self._run(run_id, self._pipeline.runs.cancel)
         return draw_progress(run, self._pipeline.runs.metrics(run.id))
 
+    @acts("resume a run")
     def resume(self, run_id: str | None, request: gr.Request) -> str:
-        self._require_admin(request)
-        run = shown(lambda: self._pipeline.runs.resume(_chosen(run_id)))
+        run = self._run(run_id, self._pipeline.runs.resume)
         return draw_progress(run, self._pipeline.runs.metrics(run.id))
 
+    @looks
     def watch(self, run_id: str | None, seen: Seen, request: gr.Request) -> tuple[Any, ...]:
         """Everything about the chosen run, the newest if none is; skips what is shown already."""
-        self._require_admin(request)
         runs = self._pipeline.runs.list()
         run = next((r for r in runs if r.id == run_id), runs[-1] if runs else None)
         parts = draw_run(run) | {"runs": draw_runs(runs, run.id if run else None)}
@@ -122,6 +124,11 @@ class TrainingHandlers(Guarded):
             gr.update(interactive=can_resume(run)),
             digests(parts) | {"ids": ids},
         )
+
+    def _run(self, run_id: str | None, action: Callable[[str], Run]) -> Run:
+        chosen = shown(lambda: _chosen(run_id))
+        self._doing.touched(chosen)
+        return shown(lambda: action(chosen))
 
     def _say_plan(self, asked: Form, diagnosis: Diagnosis) -> str:
         try:

@@ -31,10 +31,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A signed-in account. `voter` is its stable id, `name` what its owner calls it today."""
+    """A signed-in account. `voter` is its stable id, `name` what its owner calls it today.
+
+    `username` is its unique name at the provider. `writes_for` is the organisation that owns this
+    app, in small letters, where the account had a write or admin role in it at sign-in.
+    """
 
     voter: str
     name: str
+    username: str | None = None
+    writes_for: str | None = None
 
 
 class Sessions:
@@ -82,21 +88,25 @@ class Sessions:
 
     def find(self, request: HTTPConnection) -> Account | None:
         """The account of a request's live session, or None."""
-        key = self._key_of(request)
+        return self.account(request.cookies.get(COOKIE_NAME, ""))
+
+    def account(self, cookie: str, *, within: timedelta = LIFE) -> Account | None:
+        """The account of a cookie's live session that was opened within this time, or None."""
+        key = self._key_of(cookie)
         kept = self._live.get(key) if key else None
-        return kept[0] if kept and kept[1] > self._clock() else None
+        return kept[0] if kept and kept[1] - LIFE + within > self._clock() else None
 
     def end(self, response: Response, request: HTTPConnection) -> None:
         """Sign out: the session is over, whoever still holds its cookie."""
-        key = self._key_of(request)
+        key = self._key_of(request.cookies.get(COOKIE_NAME, ""))
         with self._lock:
             if key and self._live.pop(key, None):
                 self._save()
         clear_cookie(response, COOKIE_NAME, framed=self._framed, secure=came_over_https(request))
 
-    def _key_of(self, request: HTTPConnection) -> str | None:
+    def _key_of(self, cookie: str) -> str | None:
         try:
-            number = self._signer.unsign(request.cookies.get(COOKIE_NAME, "")).decode()
+            number = self._signer.unsign(cookie).decode()
         except (BadSignature, UnicodeError):
             return None
         return _key(number)

@@ -1,7 +1,8 @@
 """Signing in with a Hugging Face account: OAuth 2.0 with PKCE against an OpenID provider.
 
 Owns the three routes /login/huggingface, /login/callback and /logout, and what of an account is
-kept: its stable id and its name, never a token. Opens sessions and judges no vote. Gradio's own
+kept: its stable id, its name and whether it may write for the organisation that owns this app,
+never a token. Opens sessions, and judges no vote and no admin. Gradio's own
 LoginButton is not used: its session cookie still works after the logout, and outside a Space it
 signs everybody in as a mock (facts of Gradio 6.31, CVE-2026-27167).
 
@@ -11,6 +12,7 @@ Follows RFC 6749 (the code flow), RFC 7636 (PKCE) and OpenID Connect Core 1.0, Â
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -22,6 +24,7 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 from fastapi import APIRouter
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from pydantic import SecretStr
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
@@ -34,6 +37,7 @@ CALLBACK_PATH = "/login/callback"
 STATE_COOKIE = "votetune_login"
 STATE_LIFE_S = 600
 TIMEOUT_S = 20.0
+WRITERS = ("write", "admin")
 _PLAIN_SUBJECT = re.compile(r"[a-z0-9-]{1,60}")
 _log = logging.getLogger(__name__)
 
@@ -47,6 +51,7 @@ class Provider:
     """The OpenID provider and this app's registration there, as a Space's environment gives them.
 
     `public_url` is where browsers reach this app, or None to believe the request's own address.
+    `organisation` is who owns this app there: an account's role in it is kept, no other.
     """
 
     url: str
@@ -54,6 +59,7 @@ class Provider:
     client_secret: SecretStr
     scopes: str
     public_url: str | None = None
+    organisation: str | None = None
 
 
 def voter_id(subject: str) -> str:
@@ -67,12 +73,20 @@ class SignIn:
     """The flow between a browser, the provider and `sessions`."""
 
     def __init__(
-        self, provider: Provider, sessions: Sessions, secret: bytes, *, framed: bool
+        self,
+        provider: Provider,
+        sessions: Sessions,
+        secret: bytes,
+        *,
+        framed: bool,
+        on_sign_in: Callable[[Account], None] = lambda account: None,
     ) -> None:
+        """`on_sign_in` is told, in a thread, of each account that signs in."""
         self._provider = provider
         self._sessions = sessions
         self._state = URLSafeTimedSerializer(secret, salt=STATE_COOKIE)
         self._framed = framed
+        self._on_sign_in = on_sign_in
 
     async def begin(self, request: Request) -> Response:
         """Send the browser to the provider; what it must bring back waits in a signed cookie."""
@@ -110,6 +124,7 @@ class SignIn:
         account = await self._account(request, code, waiting["verifier"])
         answer = RedirectResponse(waiting["next"], status_code=303)
         self._sessions.open(answer, request, account)
+        await run_in_threadpool(self._on_sign_in, account)
         self._forget_state(answer, request)
         return answer
 
@@ -156,7 +171,7 @@ class SignIn:
             raise SignInRefused(
                 "The provider did not confirm who you are: start signing in again."
             ) from None
-        return _account_of(claims)
+        return _account_of(claims, self._provider.organisation)
 
     def _client(self, request: Request) -> AsyncOAuth2Client:
         return AsyncOAuth2Client(
@@ -232,14 +247,46 @@ def own_path(target: str) -> str:
     return target
 
 
-def _account_of(claims: object) -> Account:
+def _account_of(claims: object, organisation: str | None) -> Account:
     subject = claims.get("sub") if isinstance(claims, dict) else None
     if not isinstance(subject, str) or not subject:
         _log.warning("The provider's userinfo names no account.")
         raise SignInRefused("The provider did not say who you are: start signing in again.")
     assert isinstance(claims, dict)
-    name = claims.get("preferred_username") or claims.get("name") or "you"
-    return Account(voter_id(subject), str(name)[:96])
+    username = claims.get("preferred_username")
+    # The full name is whatever its owner likes, so it never stands for the username.
+    username = username if isinstance(username, str) and username else None
+    name = username or claims.get("name") or "you"
+    return Account(
+        voter_id(subject),
+        str(name)[:96],
+        username,
+        organisation.lower() if organisation and writes_for(claims, organisation) else None,
+    )
+
+
+def writes_for(claims: dict[str, Any], organisation: str) -> bool:
+    """Whether userinfo gives the account a write or admin role in `organisation`.
+
+    The Hub names the role where the account let this app see the organisation. One whom the
+    organisation itself would first ask for a second factor or single sign-on has none.
+    """
+    found = claims.get("orgs")
+    for org in found if isinstance(found, list) else ():
+        if not isinstance(org, dict) or not _is_named(org.get("preferred_username"), organisation):
+            continue
+        asked = org.get("securityRestrictions")
+        owes = asked if isinstance(asked, list) else []
+        if org.get("missingMFA") or org.get("pendingSSO") or {"mfa", "sso"} & {*map(str, owes)}:
+            continue
+        if org.get("roleInOrg") in WRITERS:
+            return True
+    return False
+
+
+def _is_named(name: object, organisation: str) -> bool:
+    # ASCII only: "K" and "Å¿" of other alphabets become k and s in small letters.
+    return isinstance(name, str) and name.isascii() and name.lower() == organisation.lower()
 
 
 def _plain(text: str) -> str:

@@ -5,12 +5,15 @@ import uvicorn
 from fastapi import FastAPI
 from running_app import free_port
 
+from alignment.audit import AuditLog
 from alignment.contest.contest import Contest
 from alignment.pipeline import Pipeline
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_gate import ADMIN_PATH, AdminDoor, AdminGate
+from alignment.web.admin_doors import ADMIN_PATH, TokenDoor
+from alignment.web.admin_gate import AdminGate
 from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
 from alignment.web.admin_view import ArgillaStatus
+from alignment.web.audit_tab import AuditHandlers
 from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.checkup import Checkup
 from alignment.web.leaderboard_tab import LeaderboardHandlers
@@ -30,7 +33,8 @@ def admin_server(
     pipeline: Pipeline, journal: Journal, home: Home, settings: AlignmentSettings
 ) -> uvicorn.Server:
     """A server of the page on a free port, behind its gate; it has yet to run."""
-    door, registry = AdminDoor(TOKEN), pipeline.registry
+    audit, registry = AuditLog(home), pipeline.registry
+    door = TokenDoor(TOKEN, audit)
     quiet = ArgillaStatus("ready", None, "", 0, None)
     page = build_admin_page(
         AdminHandlers(pipeline, door, argilla=lambda: quiet, pairs_ready=lambda: 0),
@@ -39,6 +43,7 @@ def admin_server(
         TrainingHandlers(pipeline, door, Checkup(pipeline, home.root), settings),
         BakeoffHandlers(pipeline, door),
         LeaderboardHandlers(Contest(registry, journal, share=0.2), registry, door),
+        AuditHandlers(audit, door),
     )
     app = FastAPI()
     gr.mount_gradio_app(
