@@ -31,6 +31,6 @@ def _line(line: AuditLine) -> str:
     on = ", ".join(f"<code>{safe_text(thing)}</code>" for thing in line.on)
     return (
         f'<li><time datetime="{line.at:%Y-%m-%dT%H:%M:%SZ}">{line.at:%d %b %Y %H:%M:%S}</time>'
-        f"<span><b>{safe_text(line.who.name)}</b> {safe_text(line.what)} {on}</span>"
+        f"<span><b>{safe_text(line.who.name)}</b>: {safe_text(line.what)} {on}</span>"
         f"<span{calm}>{safe_text(ended)}</span></li>"
     )
