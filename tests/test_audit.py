@@ -1,5 +1,6 @@
 """The audit log: written before and after, whole lines only, and nothing in it that is private."""
 
+import inspect
 import json
 import os
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from running_app import run_command
 
+import app
 from alignment.audit import ADMIN_TOKEN, COMMAND_LINE, Actor, AuditError, AuditLine, AuditLog
 from annotation.faults import Fault
 from annotation.home import Home
@@ -193,3 +195,17 @@ def test_the_commands_leave_lines(home: Home) -> None:
 def test_a_command_on_no_home_makes_none(tmp_path: Path) -> None:
     assert run_command(tmp_path / "nowhere", "cancel", "dpo-1").returncode == 1
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_command_only_looks_or_leaves_a_line() -> None:
+    """A new one is named here, or wraps what it changes in `_logged`."""
+    looks = {"status", "quality", "doctor", "runs", "sample", "demo"}
+    logged = set()
+    for command in app.cli.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        if "_logged(" in inspect.getsource(command.callback):
+            logged.add(name)
+        else:
+            assert name in looks, f"{name} changes something and leaves no line"
+    assert logged >= {"export", "train", "cancel", "resume", "publish", "bakeoff"}
