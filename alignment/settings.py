@@ -6,6 +6,7 @@ Read once at start and passed on by constructor. The home folder belongs to anno
 import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -67,6 +68,38 @@ def _duration(value: object) -> object:
     return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else value
 
 
+def _chat_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http(s) address")
+    if parts.username or parts.query or parts.fragment:
+        raise ValueError("more than an address")
+    return value.rstrip("/")
+
+
+def _key(value: SecretStr) -> SecretStr:
+    # Anything else breaks the header that carries it, with the key in the error.
+    if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("not printable ASCII without spaces")
+    return value
+
+
+def split_served_names(text: str) -> dict[str, str]:
+    """From "NAME, dpo-1=OTHER" to {"base": "NAME", "dpo-1": "OTHER"}."""
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    pairs = [entry.rpartition("=") for entry in entries]
+    return {ours.strip() or "base": theirs.strip() for ours, _, theirs in pairs}
+
+
+def _served_names(value: str) -> str:
+    names = split_served_names(value)
+    if not names or not all(names.values()) or len(names) < len(value.strip(", ").split(",")):
+        raise ValueError("not a list of names")
+    if len(set(names.values())) < len(names):
+        raise ValueError("one name for two models")
+    return value
+
+
 class AlignmentSettings(BaseSettings):
     """Which base model, where aligned models go, and who may train.
 
@@ -110,14 +143,37 @@ class AlignmentSettings(BaseSettings):
     trackio_space_id: Annotated[str, AfterValidator(_space)] | None = Field(
         None, description="a Space as owner/name"
     )
-    generation_url: str | None = None
+    generation_url: Annotated[str, AfterValidator(_chat_url)] | None = Field(
+        None, description="an address such as http://127.0.0.1:8000/v1, the key apart"
+    )
+    generation_model: Annotated[str, AfterValidator(_served_names)] | None = Field(
+        None, description="the server's name for BASE_MODEL, then RUN_ID=NAME after commas"
+    )
+    generation_api_key: Annotated[SecretStr, AfterValidator(_key)] | None = Field(
+        None, description="the generation server's key"
+    )
+    generation_at_once: int = Field(8, ge=1, le=256, description="a whole number from 1 to 256")
+    generation_per_minute: int | None = Field(
+        None, ge=1, le=100_000, description="a whole number from 1 to 100000"
+    )
+
+    @property
+    def served_names(self) -> dict[str, str]:
+        """The generation server's names by ours, as GENERATION_MODEL gives them."""
+        return split_served_names(self.generation_model or "")
 
     @model_validator(mode="after")
-    def _no_remote_generation_yet(self) -> "AlignmentSettings":
-        # Refused rather than ignored: sampling from other weights than one expects is a trap.
-        if self.generation_url:
+    def _generation_is_whole(self) -> "AlignmentSettings":
+        if not self.generation_url:
+            return self
+        if self.base_model is None:
             raise ValueError(
-                "GENERATION_URL is not supported yet: unset it to sample from local weights."
+                "GENERATION_URL needs BASE_MODEL, the model that its server answers with: "
+                "votes belong to it, and training loads its weights here."
+            )
+        if "base" not in self.served_names and "/" not in self.base_model.strip("/."):
+            raise ValueError(
+                f"GENERATION_URL needs GENERATION_MODEL, the server's name for {self.base_model}."
             )
         return self
 

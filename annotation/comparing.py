@@ -25,6 +25,7 @@ class ComparisonPool(PairPool):
     KIND = PairKind.COMPARE
     SPLIT = Split.EVAL
     SEED_NOTE = "comparing.next_draw"
+    ERROR_NOTE = "comparing.error"
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ Owns the order of prompts, the seeds, and what makes two completions a pair. Onl
 train split are ever sampled to learn from. Knows no weights: a Generator draws, wherever it likes.
 """
 
+import contextlib
 import hashlib
 import heapq
 import logging
@@ -17,7 +18,7 @@ from datetime import datetime
 from typing import Protocol
 
 from annotation.faults import Fault
-from annotation.journal.journal import Journal
+from annotation.journal.journal import Journal, JournalError
 from annotation.prompts import clean_text, one_line
 from annotation.schema import (
     Completion,
@@ -66,7 +67,7 @@ class PairPool:
     """A thread that keeps about `target` pairs in the journal that still want votes.
 
     What it draws (pairs of one model, to learn from) is in the methods that a pool of another kind
-    overrides: `_ready`, `_answers`, `KIND`, `SPLIT` and `SEED_NOTE`.
+    overrides: `_ready`, `_answers`, `KIND`, `SPLIT` and the notes.
 
     It draws when an eighth of the target is missing, never more than is missing, small batches
     first when the pool is dry. Prompts with the fewest pairs come first, shuffled within a round
@@ -82,6 +83,7 @@ class PairPool:
     KIND = PairKind.POOL
     SPLIT = Split.TRAIN
     SEED_NOTE = "sampling.next_draw"
+    ERROR_NOTE = "sampling.error"
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class PairPool:
         self._unaskable: set[str] = set()
         self._barren = 0
         self._error: str | None = None
+        self._told = False
         self._stopping = threading.Event()
         self._woken = threading.Event()
         self._thread: threading.Thread | None = None
@@ -152,24 +155,33 @@ class PairPool:
             except Exception as error:  # noqa: BLE001
                 if self._stopping.is_set():
                     return
-                self._error = one_line(error)
+                self._tell(one_line(error))
                 _log.warning("sampling rests for %.0f s: %s", pause, self._error)
                 self._stopping.wait(pause)
                 pause = min(2 * pause, BACK_OFF_S[1])
                 continue
             if filled:
-                self._error = None
+                self._tell(None)
                 pause = BACK_OFF_S[0]
             else:
                 self._woken.wait(POLL_S)
                 self._woken.clear()
+
+    def _tell(self, error: str | None) -> None:
+        """Say what is wrong, also on disk, where a command finds it."""
+        if error == self._error and self._told:
+            return
+        self._error, self._told = error, True
+        # The journal's own trouble is told elsewhere.
+        with contextlib.suppress(JournalError):
+            self._journal.set_note(self.ERROR_NOTE, error or "")
 
     def _fill(self) -> bool:
         """Draw one batch if enough is missing; False when the pool is full."""
         ready = self._ready()
         missing = self._target - ready
         if missing < max(1, self._target // 8):
-            self._error = None
+            self._tell(None)
             return False
         # Dry: few at first, so that the first voter waits for a short batch only.
         size = min(missing, LARGEST_BATCH, max(FIRST_BATCH, ready))

@@ -37,7 +37,11 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
         if not name:
             raise SettingsError(reason) from None
         field = kind.model_fields[name.lower()]
-        shown = "(hidden)" if "Secret" in str(field.annotation) else repr(first["input"])
+        is_secret = "Secret" in str(field.annotation)
+        # An address may hold a password, which is no less a secret.
+        shown = (
+            "(hidden)" if is_secret else re.sub("//[^/@]*@", "//(hidden)@", repr(first["input"]))
+        )
         wanted = field.description or "another value"
         raise SettingsError(f"{name}={shown} can't be used ({reason}): set {wanted}.") from None
 

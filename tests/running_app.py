@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 FOREIGN = (
     *("ARGILLA_", "HF_", "HUB_", "PROMPTS", "BASE_", "VOTES_", "ADMIN_", "MIN_", "GRADIO_"),
     *("REPEAT_", "GOLD_", "OWN_", "ANONYMOUS_", "COMPARE_", "COOKIE_", "DATA_"),
-    *("OAUTH_", "OPENID_", "SPACE_", "SYSTEM"),
+    *("OAUTH_", "OPENID_", "SPACE_", "SYSTEM", "GENERATION_"),
 )
 START_TIMEOUT_S = 90
 

@@ -158,7 +158,7 @@ def test_tabs_get_pairs_of_their_own_until_four_are_open(journal: Journal) -> No
 def test_a_full_disk_is_told_to_the_admin_until_a_vote_is_stored_again(journal: Journal) -> None:
     def said() -> str:
         argilla = ArgillaStatus("ready", None, "", 0, None)
-        return describe_votes(prepare_export(journal).counts, 3, argilla, None, journal.trouble)
+        return describe_votes(prepare_export(journal).counts, 3, argilla, trouble=journal.trouble)
 
     with TestClient(voter_app(journal)) as client:
         pair = client.post("/api/pairs").json()["id"]

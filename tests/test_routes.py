@@ -99,6 +99,7 @@ def test_health_says_what_it_was_told(client: TestClient) -> None:
         "argilla": "starting",
         "undelivered": 2,
         "base_model": "starter@11111111",
+        "sampling": None,
     }
 
 

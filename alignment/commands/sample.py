@@ -11,6 +11,7 @@ from alignment.commands.progress import progress_bars
 from alignment.generation import LocalGenerator
 from alignment.pipeline import count_votes, default_sampling
 from alignment.registry import Registry
+from alignment.sampling.remote import RemoteGenerator, remote_settings
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home
@@ -46,7 +47,12 @@ def sample_to_file(
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     registry = Registry(home.root, base, token=token)
     wanted = registry.get(model)
-    generator = LocalGenerator(base, weights_path=registry.weights_path)
+    remote = remote_settings(settings, base.ref)
+    generator = (
+        RemoteGenerator(base.ref, remote)
+        if remote
+        else LocalGenerator(base, weights_path=registry.weights_path)
+    )
     sampling = replace(default_sampling(base), temperature=temperature)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     count = 0

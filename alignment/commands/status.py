@@ -14,9 +14,11 @@ from alignment.pipeline import open_reader
 from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.backup.journal_backup import BackupReader
+from annotation.comparing import ComparisonPool
 from annotation.export import prepare_export
 from annotation.export_card import ExportCounts
 from annotation.home import Home, running_app
+from annotation.sampling import PairPool
 from annotation.settings import AnnotationSettings
 
 
@@ -47,7 +49,10 @@ class BackupLine:
 
 @dataclass(frozen=True, slots=True)
 class HomeStatus:
-    """`base` and `policy` are labels, None before the first start; `app_url` where it is served."""
+    """`base` and `policy` are labels, None before the first start; `app_url` where it is served.
+
+    `sampling` is what keeps a running app from drawing pairs.
+    """
 
     home: str
     app_url: str | None
@@ -61,6 +66,7 @@ class HomeStatus:
     argilla_api_url: str | None
     argilla_api_key: str | None
     backup: BackupLine | None
+    sampling: str | None = None
 
     def to_json(self) -> str:
         row = asdict(self) | {"votes": self.counts.votes if self.counts else 0}
@@ -83,6 +89,7 @@ class HomeStatus:
             ("policy", self.policy or "the base"),
             ("pairs", str(self.pairs)),
             ("votes", votes),
+            *([("sampling", self.sampling)] if self.sampling else []),
             ("comparisons", f"{self.comparisons} blind votes between models"),
             ("undelivered", str(self.undelivered)),
             ("Argilla", self.argilla_api_url or "not running"),
@@ -98,12 +105,15 @@ def load_status(settings: AnnotationSettings) -> HomeStatus:
     running = running_app(home)
     base = bound_base(home.root)
     promoted = Promotions(home.root).current()
-    pairs, counts, undelivered, comparisons = 0, None, 0, 0
+    pairs, counts, undelivered, comparisons, sampling = 0, None, 0, 0, None
     if home.journal.exists():
         with open_reader(home) as journal:
             pairs = sum(journal.pairs_per_prompt().values())
             counts, undelivered = prepare_export(journal).counts, journal.undelivered_count()
             comparisons = journal.comparison_votes()
+            if running:
+                notes = (PairPool.ERROR_NOTE, ComparisonPool.ERROR_NOTE)
+                sampling = next((line for note in notes if (line := journal.note(note))), None)
     url, key = _argilla(settings, home)
     runs = Runs(home.root).list()
     return HomeStatus(
@@ -121,6 +131,7 @@ def load_status(settings: AnnotationSettings) -> HomeStatus:
         argilla_api_url=url,
         argilla_api_key=key,
         backup=_backup(settings, home),
+        sampling=sampling,
     )
 
 

@@ -25,9 +25,11 @@ ROOT = Path(__file__).parent.parent.parent
 _SECRETS = (
     "ADMIN_TOKEN",
     "ARGILLA_API_KEY",
+    "COOKIE_SECRET",
     "GENERATION_API_KEY",
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
+    "OAUTH_CLIENT_SECRET",
     "TRACKIO_SERVER_URL",
     "TRACKIO_WRITE_TOKEN",
 )

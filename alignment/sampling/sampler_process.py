@@ -24,7 +24,15 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_LOG_BYTES = 2_000_000
 MAX_THREADS = 8
 STOP_TIMEOUT_S = 5.0
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "ARGILLA_API_KEY", "ADMIN_TOKEN")
+_SECRETS = (
+    "ADMIN_TOKEN",
+    "ARGILLA_API_KEY",
+    "COOKIE_SECRET",
+    "GENERATION_API_KEY",
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "OAUTH_CLIENT_SECRET",
+)
 _log = logging.getLogger(__name__)
 
 

@@ -44,6 +44,7 @@ class AdminHandlers(Guarded):
         pairs_ready: Callable[[], int],
         backup: Callable[[], BackupStatus | None] = lambda: None,
         trouble: Callable[[], str | None] = lambda: None,
+        sampling: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(door)
         self._pipeline = pipeline
@@ -51,12 +52,18 @@ class AdminHandlers(Guarded):
         self._pairs_ready = pairs_ready
         self._backup = backup
         self._trouble = trouble
+        self._sampling = sampling
 
     @looks
     def votes(self, request: gr.Request) -> str:
         counts = self._pipeline.preview().counts
         return describe_votes(
-            counts, self._pairs_ready(), self._argilla(), self._backup(), self._trouble()
+            counts,
+            self._pairs_ready(),
+            self._argilla(),
+            self._backup(),
+            trouble=self._trouble(),
+            sampling=self._sampling(),
         )
 
     @looks

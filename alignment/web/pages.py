@@ -85,6 +85,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
                 pairs_ready=site.pairs_ready,
                 backup=site.backup_status,
                 trouble=lambda: site.journal.trouble,
+                sampling=site.sampling_error,
             ),
             QualityHandlers(site.pipeline, site.journal, door),
             OwnPromptHandlers(site.journal, door),

@@ -17,6 +17,7 @@ from alignment.generation import SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
 from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
+from alignment.sampling.remote import RemoteGenerator, remote_settings
 from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
@@ -84,9 +85,7 @@ class Site:
             log.warning("run %s was interrupted and goes on", run.id)
         self.sampling = default_sampling(self.base)
         self._votes_per_pair = annotation.votes_per_pair
-        self.sampler = self._sampler("sampler")
-        # It starts when somebody asks, in the midst of others' voting.
-        self.comparer = self._sampler("comparer", patient=True)
+        self.sampler, self.comparer = self._samplers()
         asked = prompts or (starter_prompts() if self.base.is_starter else load_prompts(None))
         self.pool = PairPool(
             self.journal,
@@ -196,6 +195,16 @@ class Site:
             retired = self.journal.retire_unvoted_pairs().result()
             log.info("%d pairs of another base are retired", retired)
         self.journal.set_note(BASE_NOTE, spoken).result()
+
+    def _samplers(
+        self,
+    ) -> tuple[SamplerProcess | RemoteGenerator, SamplerProcess | RemoteGenerator]:
+        """What draws the pairs, and what answers people who wait: one server, or two processes."""
+        if remote := remote_settings(self.alignment, self.base.ref):
+            both = RemoteGenerator(self.base.ref, remote)
+            return both, both
+        # The second starts when somebody asks, in the midst of others' voting.
+        return self._sampler("sampler"), self._sampler("comparer", patient=True)
 
     def _sampler(self, name: str, *, patient: bool = False) -> SamplerProcess:
         return SamplerProcess(
@@ -314,6 +323,11 @@ class Site:
             or (self.embedded.last_error if self.embedded else None),
         )
 
+    def sampling_error(self) -> str | None:
+        """What keeps new pairs from being drawn, in one line."""
+        comparing = self.comparisons.error if self.comparisons else None
+        return self.pool.error or (f"Comparisons: {comparing}" if comparing else None)
+
     def backup_status(self) -> BackupStatus | None:
         return self.backup.status() if self.backup else None
 
@@ -324,4 +338,5 @@ class Site:
             argilla=self.argilla_state(),
             undelivered=self.journal.undelivered_count(),
             base_model=self.base.ref.label,
+            sampling=self.sampling_error(),
         )

@@ -25,13 +25,17 @@ RETRY_WHEN_DRY_S = 2
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What GET /api/health says. `argilla` is ready, starting or unreachable."""
+    """What GET /api/health says. `argilla` is ready, starting or unreachable.
+
+    `sampling` is what keeps new pairs from being drawn, None while nothing does.
+    """
 
     status: str
     pairs_ready: int
     argilla: str
     undelivered: int
     base_model: str
+    sampling: str | None = None
 
 
 def _no_nul(text: str) -> str:
@@ -107,6 +111,7 @@ class HealthOut(BaseModel):
     argilla: str = Field(description='"ready", "starting" or "unreachable"')
     undelivered: int = Field(description="votes that Argilla has not got yet")
     base_model: str
+    sampling: str | None = Field(description="why no new pairs are drawn, or null")
 
 
 _VoteId = Annotated[str, Path(alias="id", min_length=1, max_length=100, description=FIELDS["id"])]
@@ -139,6 +144,7 @@ def build_vote_routes(
             argilla=now.argilla,
             undelivered=now.undelivered,
             base_model=now.base_model,
+            sampling=now.sampling,
         )
 
     @router.post(
