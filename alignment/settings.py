@@ -143,6 +143,7 @@ class AlignmentSettings(BaseSettings):
     trackio_space_id: Annotated[str, AfterValidator(_space)] | None = Field(
         None, description="a Space as owner/name"
     )
+    spaces_zero_gpu: bool = Field(False, description="true or false, which a Space sets itself")
     generation_url: Annotated[str, AfterValidator(_chat_url)] | None = Field(
         None, description="an address such as http://127.0.0.1:8000/v1, the key apart"
     )

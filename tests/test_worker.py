@@ -280,6 +280,7 @@ def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) ->
         "device": "cpu",
         "threads": 1,
         "patient": False,
+        "zero_gpu": False,
     }
     request = {
         "prompts": [[["user", "Hi"]]],

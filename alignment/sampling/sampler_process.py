@@ -42,7 +42,8 @@ class SamplerProcess:
     `start` spawns the child and returns at once, so that it loads while others work; `sample`
     does so itself where nobody did. A child that dies fails the request it had and is started
     anew by the next. It ends with `stop`, and when this process dies in whatever way. A `patient`
-    child yields to others while it loads, too.
+    child yields to others while it loads, too. With `zero_gpu` it draws on a GPU that the Space
+    lends it each time.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class SamplerProcess:
         log: Path,
         device: str | None = None,
         patient: bool = False,
+        zero_gpu: bool = False,
     ) -> None:
         self._base = base
         self._patient = patient
+        self._zero_gpu = zero_gpu
         self._weights_path = weights_path
         self._log_path = log
         self._device = device
@@ -219,6 +222,7 @@ class SamplerProcess:
             "device": self._device,
             "threads": worker_threads(),
             "patient": self._patient,
+            "zero_gpu": self._zero_gpu,
         }
         child.stdin.write(json.dumps(hello) + "\n")
         child.stdin.flush()

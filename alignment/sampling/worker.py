@@ -19,12 +19,14 @@ from typing import Any, TextIO
 
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
+from alignment.sampling.zero_gpu import Lending
 from annotation.faults import Fault, Unaskable
 from annotation.priority import lower_priority
 from annotation.prompts import one_line
-from annotation.schema import Finish, Message, ModelRef, Prompt, Sampling
+from annotation.schema import Message, ModelRef, Prompt, Sampling
 
 NICENESS = 10
+Reply = dict[str, object]
 _log = logging.getLogger("alignment.sampling.worker")
 
 
@@ -36,6 +38,7 @@ def main() -> int:
     answers = _private_stdout()
     lines = _read_ahead(sys.stdin)
     hello = json.loads(lines.get())
+    lending = Lending(zero_gpu=bool(hello["zero_gpu"]))
     folders: dict[ModelRef, Path] = {}
     if hello["patient"]:
         lower_priority(os.getpid(), NICENESS)
@@ -43,11 +46,22 @@ def main() -> int:
     if not hello["patient"]:
         # Only now: while it loads, on a new home, a first voter is waiting for it.
         lower_priority(os.getpid(), NICENESS)
+
+    @lending.lend
+    def draw(request: dict[str, Any]) -> Reply:
+        return _answer(generator, folders, request)
+
+    @lending.lend
+    def follow(request: dict[str, Any]) -> Generator[Reply, None, None]:
+        yield from _follow(generator, folders, request)
+
+    lending.begin()
     while True:
         request = json.loads(lines.get())
         if "stop" in request:
             continue  # it crossed the end of the stream that it was meant to stop
-        for reply in _replies(generator, folders, request, lines):
+        replies = _until_stopped(follow(request), lines) if "stream" in request else [draw(request)]
+        for reply in replies:
             answers.write(json.dumps(reply) + "\n")
             answers.flush()
 
@@ -96,22 +110,22 @@ def _build(
     return generator
 
 
-def _replies(
-    generator: LocalGenerator,
-    folders: dict[ModelRef, Path],
-    request: dict[str, Any],
-    lines: "queue.SimpleQueue[str]",
-) -> Iterator[dict[str, object]]:
-    """The answer to a batch, or the texts so far of a stream and then its end."""
-    if "stream" not in request:
-        yield _answer(generator, folders, request)
-        return
+def _follow(
+    generator: LocalGenerator, folders: dict[ModelRef, Path], request: dict[str, Any]
+) -> Generator[Reply, None, None]:
+    """The texts so far of a stream, and then its end."""
     models = _models(folders, request)
     prompt = Prompt(tuple(Message(*turn) for turn in request["stream"]))
     try:
         stream = generator.stream(prompt, models, Sampling(**request["sampling"]))
         with closing(stream) as answers_so_far:
-            yield from _until_stopped(answers_so_far, lines)
+            while True:
+                try:
+                    texts = next(answers_so_far)
+                except StopIteration as end:
+                    yield {"end": True, "finishes": end.value}
+                    return
+                yield {"texts": texts}
     except Fault as error:
         yield {"error": str(error), "unaskable": isinstance(error, Unaskable)}
     # A process's boundary: a fault of one stream is reported, and the next may work.
@@ -121,23 +135,21 @@ def _replies(
 
 
 def _until_stopped(
-    answers_so_far: Generator[tuple[str, ...], None, tuple[Finish, ...]],
-    lines: "queue.SimpleQueue[str]",
-) -> Iterator[dict[str, object]]:
+    following: Generator[Reply, None, None], lines: "queue.SimpleQueue[str]"
+) -> Iterator[Reply]:
     # While a stream is on, the parent has nothing else to say than stop.
-    while lines.empty():
-        try:
-            texts = next(answers_so_far)
-        except StopIteration as end:
-            yield {"end": True, "finishes": end.value}
-            return
-        yield {"texts": texts}
+    with closing(following) as replies:
+        while lines.empty():
+            reply = next(replies)
+            yield reply
+            if "texts" not in reply:
+                return
     yield {"end": True}
 
 
 def _answer(
     generator: LocalGenerator, folders: dict[ModelRef, Path], request: dict[str, Any]
-) -> dict[str, object]:
+) -> Reply:
     models = _models(folders, request)
     prompts = [Prompt(tuple(Message(*turn) for turn in turns)) for turns in request["prompts"]]
     try:

@@ -212,6 +212,7 @@ class Site:
             weights_path=self.pipeline.registry.weights_path,
             log=self.home.root / f"{name}.log",
             patient=patient,
+            zero_gpu=self.alignment.spaces_zero_gpu,
         )
 
     def _argilla(self) -> ArgillaConnection | None:
