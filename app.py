@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -22,7 +22,8 @@ from alignment.recipes import Loss, Method, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home
-from annotation.settings import AnnotationSettings, load_settings
+from annotation.settings import AnnotationSettings, SpaceEnvironment, load_settings
+from annotation.space_needs import Need, space_needs
 
 if TYPE_CHECKING:
     from alignment.runs import Runs
@@ -51,12 +52,25 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the app on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
-    if context.invoked_subcommand is None:
+    if context.invoked_subcommand is not None:
+        return
+    space = load_settings(SpaceEnvironment)
+    needs = space_needs(space)
+    if any(need.required for need in needs):
+        _serve_setup_page(space, needs, None)
+        return
+    try:
         annotation, alignment = load_settings(AnnotationSettings), load_settings(AlignmentSettings)
         # Only now: gradio reads some of the same variables at import, and fails without a word.
         from alignment.web.serve import serve_app
 
         serve_app(annotation, alignment, synthetic=synthetic)
+    except Fault as fault:
+        if not space.on_space:
+            raise
+        # A Space that ends shows its visitors a stack trace at best; its log has the line too.
+        print(" ".join(str(fault).split()), file=sys.stderr, flush=True)
+        _serve_setup_page(space, needs, str(fault))
 
 
 @cli.command()
@@ -260,6 +274,37 @@ def publish(
 
 
 @cli.command()
+def deploy(
+    space: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The Space.")],
+    hardware: Annotated[
+        str | None, typer.Option(help="Its machine, such as cpu-upgrade; cpu-basic where new.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Private, if it is new.")] = False,
+    bucket: Annotated[
+        str | None, typer.Option(help="A bucket to keep downloaded weights in, mounted at /data.")
+    ] = None,
+    renew: Annotated[
+        list[str] | None, typer.Option(help="A secret to set anew, by name; may be repeated.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without being asked.")] = False,
+) -> None:
+    """Put this app on a Space, or bring the Space up to date; says what it will do and asks."""
+    from alignment.commands.deploy import DeployOptions, plan_deployment
+
+    options = DeployOptions(space, private, hardware, bucket, tuple(renew or ()))
+    plan = plan_deployment(
+        options, load_settings(AnnotationSettings), load_settings(AlignmentSettings)
+    )
+    if plan.changes_nothing:
+        print(f"The Space {space} is up to date: nothing to change.")
+        return
+    print("\n".join(plan.lines()), flush=True)
+    if not yes:
+        typer.confirm("Do it?", abort=True, err=True)
+    print(plan.carry_out(print))
+
+
+@cli.command()
 def bakeoff(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each run; by the examples if unset.")
@@ -294,6 +339,12 @@ def demo(
     from alignment.commands.demo import run_demo
 
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
+
+
+def _serve_setup_page(space: SpaceEnvironment, needs: Sequence[Need], said: str | None) -> None:
+    from alignment.web.setup_page import serve_setup_page
+
+    serve_setup_page(space, needs, said)
 
 
 def _home() -> Home:

@@ -114,6 +114,7 @@ class AlignmentSettings(BaseSettings):
         None, description="a commit, tag or branch of the base model"
     )
     hf_token: SecretStr | None = Field(None, description="a Hugging Face token")
+    space_hf_token: SecretStr | None = Field(None, description="a Hugging Face token")
     hub_namespace: Annotated[str, AfterValidator(_namespace)] | None = Field(
         None, description="a Hugging Face user or organisation"
     )

@@ -107,6 +107,29 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 ArgillaName = Annotated[str, AfterValidator(_argilla_name)]
 
 
+class SpaceEnvironment(BaseSettings):
+    """What a Space's own settings page gave the app, unchecked: it must be readable when wrong."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+
+    system: str | None = None
+    space_id: str | None = None
+    space_author_name: str | None = None
+    gradio_server_port: str | None = None
+    oauth_client_id: str | None = None
+    cookie_secret: SecretStr | None = None
+    hf_token: SecretStr | None = None
+    votes_repo: str | None = None
+    argilla_api_url: str | None = None
+    argilla_api_key: SecretStr | None = None
+    generation_url: str | None = None
+    generation_api_key: SecretStr | None = None
+
+    @property
+    def on_space(self) -> bool:
+        return self.system == "spaces"
+
+
 class AnnotationSettings(BaseSettings):
     """Where things are kept, where the app listens, what is asked and where votes go."""
 

@@ -3,7 +3,8 @@
 Serves models and datasets from memory: whoami, create, info, tree, paths, refs, preupload, LFS,
 commit, branch, tag, super-squash and resolve, with the Hub's own error codes. The hub is
 127.0.0.1 and the LFS storage is localhost, so that a redirect to storage crosses origins as in the
-real one. Faults are injected by pattern, and every request is remembered. Jobs are in hub_jobs.
+real one. Faults are injected by pattern, and every request is remembered. Jobs are in hub_jobs,
+what surrounds a Space in hub_spaces.
 """
 
 import base64
@@ -24,6 +25,7 @@ import pytest
 import uvicorn
 import yaml
 from hub_jobs import Jobs
+from hub_spaces import Spaces, space_readme_errors
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -32,6 +34,7 @@ READER = "hf_reader_of_the_double_0000000000"
 STRANGER = "hf_stranger_of_the_double_00000000"
 LFS_NAMES: tuple[str, ...] = (".safetensors", ".bin", ".parquet", ".arrow", ".gz")
 COMMIT_OID = re.compile(r"[0-9a-fA-F]{5,40}")
+SPACE_VERBS = ("secrets", "variables", "hardware", "runtime", "volumes")
 WRITES = ("commit", "preupload", "tag", "branch", "super-squash")
 TAG_NAME = re.compile(r"(?!-)[\w./-]+(?<![./])")
 
@@ -141,6 +144,9 @@ class HubDouble:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.storage: dict[str, bytes] = {}
         self.users = {WRITER: ("ada", "write"), READER: ("ada", "read"), STRANGER: ("bob", "write")}
+        self.orgs: dict[str, dict[str, str]] = {}  # an organisation's members and their roles
+        self.fine_grained: dict[str, dict] = {}  # what such tokens may
+        self.spaces = Spaces()
         self.requests: list[Seen] = []
         self.faults: list[Fault] = []
         self.page_size = 50
@@ -281,15 +287,19 @@ class HubDouble:
 
     def _find(self, kind: str, name: str, user: str | None) -> Repo:
         found = self.repos.get((kind, name.lower()))
-        if found is None or (found.private and found.id.split("/")[0] != user):
+        if found is None or (found.private and not self._may_write(found.id.split("/")[0], user)):
             raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
         return found
 
     def _writable(self, kind: str, name: str, user: str | None, role: str) -> Repo:
         found = self._find(kind, name, user)
-        if role != "write" or found.id.split("/")[0] != user:
+        if role == "read" or not self._may_write(found.id.split("/")[0], user):
             raise Refusal(403, "You don't have the rights to write there")
         return found
+
+    def _may_write(self, owner: str, user: str | None) -> bool:
+        member = self.orgs.get(owner.lower(), {}).get(user or "")
+        return owner.lower() == user or member in ("admin", "write", "contributor")
 
     @staticmethod
     def _at(repo: Repo, revision: str) -> Commit:
@@ -303,14 +313,26 @@ class HubDouble:
     ) -> Response:
         held = json.loads(body) if body and "json" in request.headers["content-type"][:17] else {}
         if parts == ["whoami-v2"]:
-            return self._whoami(user, role)
+            return self._whoami(user, role, seen_token(request))
         if parts == ["repos", "create"]:
             return self._create(held, user, role)
         if parts == ["validate-yaml"]:
+            if held.get("repoType") == "space" and (wrong := space_readme_errors(held["content"])):
+                errors = [{"message": line} for line in wrong]
+                return JSONResponse({"errors": errors, "warnings": []}, 400)
             return validate_yaml(held["content"])
         if parts[0] == "jobs":
             return self.jobs.answer(request, parts[1:], held, user, role)
+        if parts == ["spaces", "hardware"]:
+            return self.spaces.machines()
         kind, name, rest = parts[0], "/".join(parts[1:3]), parts[3:]
+        if kind == "buckets" and request.method == "POST":
+            if role == "read" or not self._may_write(parts[1], user):
+                raise Refusal(403, "You don't have the rights to make a bucket there")
+            return self.spaces.bucket(name, self.endpoint)
+        if kind == "spaces" and rest and rest[0] in SPACE_VERBS:
+            self._writable(kind, name, user, role)
+            return self.spaces.answer(request, name, rest[0], held)
         verb = rest[0] if rest else "revision"
         revision = rest[1] if len(rest) > 1 else "main"
         if request.method == "POST" and verb in WRITES:
@@ -345,7 +367,7 @@ class HubDouble:
             )
         return JSONResponse(info(repo, at))
 
-    def _whoami(self, user: str | None, role: str) -> Response:
+    def _whoami(self, user: str | None, role: str, token: str) -> Response:
         if user is None:
             raise Refusal(401, "Invalid username or password.")
         return JSONResponse(
@@ -354,8 +376,15 @@ class HubDouble:
                 "name": user,
                 "fullname": user.title(),
                 "avatarUrl": "",
-                "orgs": [],
-                "auth": {"accessToken": {"displayName": "test", "role": role}},
+                "orgs": [
+                    {"type": "org", "name": name, "roleInOrg": members[user]}
+                    for name, members in self.orgs.items()
+                    if user in members
+                ],
+                "auth": {
+                    "accessToken": {"displayName": "test", "role": role}
+                    | ({"fineGrained": self.fine_grained[token]} if role == "fineGrained" else {})
+                },
             }
         )
 
@@ -365,13 +394,15 @@ class HubDouble:
         owner = held.get("organization") or user
         kind = f"{held.get('type') or 'model'}s"
         name = f"{owner}/{held['name']}"
-        if role != "write" or owner.lower() != user:
+        if role == "read" or not self._may_write(owner, user):
             raise Refusal(403, f"You don't have the rights to create a model under {owner!r}")
         prefix = "" if kind == "models" else f"{kind}/"
         known = self.repos.get((kind, name.lower()))
         url = f"{self.endpoint}/{prefix}{known.id if known else name}"
         if known:
             raise Refusal(409, "You already created this model repo", url=url)
+        if kind == "spaces" and (refused := self.spaces.create(name, held)):
+            return refused
         repo = Repo(name, kind, private=held.get("visibility") == "private")
         repo.commit("initial commit", {".gitattributes": Blob(b"*.safetensors lfs\n", lfs=False)})
         self.repos[kind, name.lower()] = repo
@@ -493,6 +524,10 @@ class HubDouble:
             }
             return Response(status_code=302, headers=headers)
         return ranged(request, blob.data, headers | {"ETag": f'"{blob.sha1}"'})
+
+
+def seen_token(request: Request) -> str:
+    return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
 TORN_HEADERS = {"headers": [(b"content-length", b"100000"), (b"content-type", b"application/json")]}

@@ -32,6 +32,7 @@ _SECRETS = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "OAUTH_CLIENT_SECRET",
+    "SPACE_HF_TOKEN",
 )
 _log = logging.getLogger(__name__)
 

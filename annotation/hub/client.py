@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Literal, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, get_session
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, SpaceInfo, get_session
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -42,7 +42,7 @@ HUB_ERRORS = (
 )
 
 T = TypeVar("T")
-RepoKind = Literal["model", "dataset"]
+RepoKind = Literal["model", "dataset", "space"]
 
 
 class Trouble(StrEnum):
@@ -117,7 +117,12 @@ def look_up(
 ) -> RemoteRepo:
     """What the Hub holds at `revision` (None: its main branch). Raises HubError."""
     api = HfApi(token=token)
-    ask = api.dataset_info if kind == "dataset" else api.model_info
+    asks: dict[RepoKind, Callable[..., ModelInfo | DatasetInfo | SpaceInfo]] = {
+        "model": api.model_info,
+        "dataset": api.dataset_info,
+        "space": api.space_info,
+    }
+    ask = asks[kind]
     info = call(lambda: ask(repo, revision=revision, timeout=timeout_s, files_metadata=True))
     if info.sha is None or not COMMIT.fullmatch(info.sha):
         raise HubError(Trouble.REFUSED, "the Hub named no commit", passing=False)

@@ -5,11 +5,11 @@ Owns how a file here is recognised there. Knows nothing of what is in the files.
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import sleep as wait
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from annotation.hub.client import HubError, RemoteRepo, RepoKind, Trouble, call_again, look_up
 
@@ -25,7 +25,22 @@ def commit_files(
     token: str,
     sleep: Callable[[float], None] = wait,
 ) -> str:
-    """Make `repo`, private, unless it is there, add `files` to its main branch; the commit.
+    """Make `repo`, private, unless it is there, then `put_files`; the commit. Raises HubError."""
+    make_repo(repo, kind=kind, token=token, sleep=sleep)
+    return put_files(repo, files, kind=kind, message=message, token=token, sleep=sleep)
+
+
+def put_files(
+    repo: str,
+    files: Mapping[str, bytes | Path],
+    *,
+    kind: RepoKind,
+    message: str,
+    token: str,
+    gone: Collection[str] = (),
+    sleep: Callable[[float], None] = wait,
+) -> str:
+    """Add `files` to the main branch and take those called `gone` away, in one commit; its id.
 
     A commit whose answer was lost is recognised by its files and not made again. Raises HubError.
     """
@@ -34,11 +49,15 @@ def commit_files(
 
     def attempt() -> str:
         head = look_up(repo, None, token=token, kind=kind)
-        if holds(head, oids):
+        left = [name for name in gone if head.file(name)]
+        if holds(head, oids) and not left:
             return head.commit
         done = api.create_commit(
             repo,
-            [CommitOperationAdd(name, content) for name, content in files.items()],
+            [
+                *(CommitOperationAdd(name, content) for name, content in files.items()),
+                *(CommitOperationDelete(name) for name in left),
+            ],
             repo_type=kind,
             commit_message=message,
             parent_commit=head.commit,
@@ -48,7 +67,6 @@ def commit_files(
             raise HubError(Trouble.REFUSED, "not every file arrived", passing=False)
         return made.commit
 
-    make_repo(repo, kind=kind, token=token, sleep=sleep)
     return call_again(attempt, sleep=sleep)
 
 
