@@ -301,7 +301,9 @@ def deploy(
     print("\n".join(plan.lines()), flush=True)
     if not yes:
         typer.confirm("Do it?", abort=True, err=True)
-    print(plan.carry_out(print))
+    with _logged("deploy", space):
+        address = plan.carry_out(print)
+    print(address)
 
 
 @cli.command()

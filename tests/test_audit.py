@@ -208,4 +208,4 @@ def test_a_command_only_looks_or_leaves_a_line() -> None:
             logged.add(name)
         else:
             assert name in looks, f"{name} changes something and leaves no line"
-    assert logged >= {"export", "train", "cancel", "resume", "publish", "bakeoff"}
+    assert logged >= {"export", "train", "cancel", "resume", "publish", "bakeoff", "deploy"}
