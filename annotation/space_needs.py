@@ -37,8 +37,8 @@ def _needs(space: SpaceEnvironment) -> Iterator[Need]:
             required=True,
             why="Signs the cookies that say who is signed in. A Space's disk is wiped at each "
             "restart: without it every restart would make every voter a stranger.",
-            how='32 random characters or more: `python -c "import secrets; '
-            'print(secrets.token_hex(32))"` makes one.',
+            how='32 random characters or more, as python -c "import secrets; '
+            'print(secrets.token_hex(32))" makes them.',
         )
     yield from _argilla_needs(space)
     yield from _backup_needs(space)

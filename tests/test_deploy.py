@@ -1,6 +1,7 @@
 """`python app.py deploy` against the Hub double: checked, told, done once, and done no more."""
 
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,3 +347,39 @@ def test_the_double_refuses_bad_front_matter(key: str, value: object) -> None:
     held = front_matter((ROOT / "README.md").read_text())
     bad = yaml.safe_dump({**(held or {}), key: value if key != "python_version" else "2.7"})
     assert any(key in line for line in space_readme_errors(f"---\n{bad}---\n"))
+
+
+def readme_commands() -> list[str]:
+    """The deploy commands of the README's Deploy section, in order."""
+    readme = (ROOT / "README.md").read_text()
+    section = readme.split("\n## Deploy\n")[1].split("\n## ")[0]
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", section, re.DOTALL))
+    return [line for line in blocks.replace("YOU", "ada").splitlines() if line.strip()]
+
+
+def test_every_deploy_command_of_the_readme_does_what_it_says(
+    hub_double: HubDouble, tmp_path: Path
+) -> None:
+    env = hub_double.environment(tmp_path / "cache")
+    kept = {k: v for k, v in env.items() if k.startswith(("HF_", "NO_PROXY"))}
+    ran = 0
+    for line in readme_commands():
+        words = shlex.split(line, comments=True)
+        while words and (words[0] == "export" or "=" in words[0]):
+            word = words.pop(0)
+            if word != "export":
+                name, value = word.split("=", 1)
+                kept[name] = WRITER if name == "HF_TOKEN" else value
+        if not words:
+            continue
+        assert words[:3] == ["python", "app.py", "deploy"], line
+        done = run_command(tmp_path / "home", *words[2:], "--yes", **kept)
+        assert done.returncode == 0, done.stderr
+        ran += 1
+    space = hub_double.spaces.spaces["ada/votes"]
+    assert ran == 6
+    assert space.hardware == "cpu-upgrade"
+    assert space.volumes[0]["source"] == "ada/votes-cache"
+    assert space.variables["BASE_MODEL"] == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert space.variables["ARGILLA_API_URL"] == "https://ada-argilla.hf.space"
+    assert set(space.secrets) == {"HF_TOKEN", "COOKIE_SECRET", "ARGILLA_API_KEY"}

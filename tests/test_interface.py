@@ -1,6 +1,6 @@
 """interface.md, line by line, against the running app and its command line.
 
-Left to later issues: sign-in, deploy, reproduce, equal losses after a resume.
+Left to later issues: sign-in, reproduce, equal losses after a resume.
 """
 
 import json

@@ -69,7 +69,7 @@ def setup_html(space: SpaceEnvironment, needs: Sequence[Need], said: str | None)
         f"<p>Its owner sets secrets and variables in {link}, under “Variables and secrets”. The "
         "Space restarts by itself and goes on from there. Nobody’s votes are touched.</p>",
         _section("Needed to start", [n for n in needs if n.required]),
-        _section("Better with", [n for n in needs if not n.required]),
+        _section("Worth a look", [n for n in needs if not n.required]),
         "</main></html>",
     ]
     return "".join(parts)
