@@ -99,6 +99,26 @@ def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) 
     print(f"sha256 {done.sha256}")
 
 
+@cli.command("publish-dataset")
+def publish_dataset(
+    repo: Annotated[str, typer.Option(help="Name on the Hub, bare or with its owner.")],
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Of a new repository; the Hub's default if unset."),
+    ] = None,
+) -> None:
+    """Push the preference dataset and its card to the Hub, in one commit."""
+    from alignment.pipeline import open_pipeline
+
+    with (
+        open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline,
+        _logged("publish the dataset", repo),
+    ):
+        published = pipeline.publish_dataset(repo, private=private)
+    print(f"{published.repo}@{published.commit}")
+    print(published.url)
+
+
 @cli.command()
 def quality(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say how far the votes can be trusted, and which voters deserve a look and why."""

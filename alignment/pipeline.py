@@ -36,6 +36,7 @@ from annotation.export import (
 )
 from annotation.faults import Fault
 from annotation.home import Home
+from annotation.hub.dataset import PublishedDataset, publish_dataset
 from annotation.journal.deletion import note_published
 from annotation.journal.journal import JournalReader
 from annotation.prompts import load_prompts
@@ -194,6 +195,22 @@ class Pipeline:
             repo=repo,
             namespace=self._settings.hub_namespace,
             token=self._token,
+        )
+        note_published(self._home.journal)
+        return published
+
+    def publish_dataset(self, repo: str, *, private: bool | None = None) -> PublishedDataset:
+        """Push the preferences as they are now to the Hub as the dataset `repo`.
+
+        A run on these very votes pins the commit. Named, noted and refused as in `publish`.
+        """
+        published = publish_dataset(
+            self.export(),
+            home=self._home.root,
+            repo=repo,
+            namespace=self._settings.hub_namespace,
+            token=self._token,
+            private=private,
         )
         note_published(self._home.journal)
         return published

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import sleep as wait
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import constants
 
 from alignment.base import SMALL_FILES
 from alignment.hub.card import BASE_FOLDER, BaseKind, Lineage, build_card
@@ -28,8 +28,16 @@ from alignment.hub.tuned import (
 from alignment.lineage import LineageError, load_lineage
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
-from annotation.hub.client import HubError, RemoteRepo, Trouble, call_again, is_repo_id, look_up
-from annotation.hub.commits import has_file, holds, oids_of
+from annotation.hub.client import HubError, RemoteRepo, Trouble, call_again, look_up
+from annotation.hub.commits import (
+    find_revision,
+    full_name,
+    holds,
+    make_repo,
+    oids_of,
+    put_files,
+    put_tag,
+)
 
 RECORD = "published.json"
 
@@ -73,13 +81,13 @@ def publish_run(
             f"{_left(folder)} is in {weights}."
         )
     try:
-        target = _full_name(repo, namespace, token)
-        push = _Push(HfApi(token=token), token, sleep)
-        remote = push.create(target, private)
+        target = full_name(repo, namespace, token)
+        make_repo(target, kind="model", token=token, private=private, sleep=sleep)
+        remote = call_again(lambda: look_up(target, None, token=token), sleep=sleep)
         lineage = load_lineage(folder, token=token)
         _check_kind(remote, lineage)
         files = _collect(weights, lineage, remote.id)
-        published = push.run(remote.id, lineage, files)
+        published = _push(remote.id, lineage, files, token, sleep)
     except LineageError as error:
         raise PublishError(str(error)) from None
     except HubError as error:
@@ -98,98 +106,35 @@ def load_published(run_dir: Path) -> Published | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Push:
-    """The requests of one publication."""
-
-    api: HfApi
-    token: str
-    sleep: Callable[[float], None]
-
-    def create(self, repo: str, private: bool | None) -> RemoteRepo:
-        """Make `repo` unless it is there; what it holds, under the name that the Hub spells."""
-        call_again(
-            lambda: self.api.create_repo(repo, private=private, exist_ok=True), sleep=self.sleep
+def _push(
+    repo: str,
+    lineage: Lineage,
+    files: Mapping[str, bytes | Path],
+    token: str,
+    sleep: Callable[[float], None],
+) -> Published:
+    """One commit, tagged; nothing where the tag is there and holds these weights."""
+    tagged = find_revision(repo, lineage.tag, kind="model", token=token, sleep=sleep)
+    if tagged is None:
+        commit = put_files(
+            repo,
+            files,
+            kind="model",
+            message=f"Add the {_kind(lineage.is_whole)} of run {lineage.run}",
+            token=token,
+            sleep=sleep,
         )
-        return call_again(lambda: look_up(repo, None, token=self.token), sleep=self.sleep)
-
-    def run(self, repo: str, lineage: Lineage, files: Mapping[str, bytes | Path]) -> Published:
-        oids = {name: oids_of(content) for name, content in files.items()}
-        tagged = self._at(repo, lineage.tag)
+        put_tag(repo, lineage.tag, commit, kind="model", token=token, sleep=sleep)
+    else:
         # The card and the lineage may say more today of the same weights.
-        same = {n: known for n, known in oids.items() if n not in (CARD, LINEAGE)}
-        if tagged is not None and holds(tagged, same):
-            return self._published(repo, tagged.commit)
-        if tagged is not None:
+        weights = {n: oids_of(content) for n, content in files.items() if n not in (CARD, LINEAGE)}
+        if not holds(tagged, weights):
             raise PublishError(
                 f"{repo} already has a tag {lineage.tag} of other weights: "
                 "delete that tag on the Hub, or publish under another name."
             )
-        commit = call_again(lambda: self._commit(repo, lineage, files, oids), sleep=self.sleep)
-        call_again(lambda: self._tag(repo, lineage.tag, commit), sleep=self.sleep)
-        return self._published(repo, commit)
-
-    def _tag(self, repo: str, tag: str, commit: str) -> None:
-        """One attempt; a conflict may mean that the tag is there already, so it is looked up."""
-        self.api.create_tag(repo, tag=tag, revision=commit, exist_ok=True)
-        try:
-            made = look_up(repo, tag, token=self.token).commit
-        except HubError as error:
-            made = None
-            if error.trouble is not Trouble.REVISION:
-                raise
-        if made != commit:
-            raise HubError(Trouble.BUSY, f"the tag {tag} was not made", passing=True)
-
-    def _commit(
-        self,
-        repo: str,
-        lineage: Lineage,
-        files: Mapping[str, bytes | Path],
-        oids: Mapping[str, tuple[str, str]],
-    ) -> str:
-        """One attempt, on the head as it is now; a commit whose answer was lost is recognised."""
-        head = look_up(repo, None, token=self.token)
-        if holds(head, oids):
-            return head.commit
-        done = self.api.create_commit(
-            repo,
-            [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=f"Add the {_kind(lineage.is_whole)} of run {lineage.run}",
-            parent_commit=head.commit,
-        )
-        made = look_up(repo, done.oid, token=self.token)
-        if not holds(made, oids):
-            missing = next(n for n, known in oids.items() if not has_file(made, n, known))
-            raise HubError(
-                Trouble.REFUSED,
-                f"{missing} did not arrive (does a .gitignore there leave it out?)",
-                passing=False,
-            )
-        return made.commit
-
-    def _at(self, repo: str, revision: str) -> RemoteRepo | None:
-        try:
-            return call_again(lambda: look_up(repo, revision, token=self.token), sleep=self.sleep)
-        except HubError as error:
-            if error.trouble is Trouble.REVISION:
-                return None
-            raise
-
-    def _published(self, repo: str, commit: str) -> Published:
-        return Published(repo, commit, f"{self.api.endpoint}/{repo}/tree/{commit}")
-
-
-def _full_name(repo: str, namespace: str | None, token: str) -> str:
-    if not is_repo_id(repo):
-        raise PublishError(
-            f"{repo!r} is no name for a repository: use letters, digits, - _ and ., "
-            "bare or as owner/name, at most 96 in all."
-        )
-    if "/" in repo:
-        return repo
-    owner = namespace or str(call_again(lambda: HfApi(token=token).whoami())["name"])
-    return f"{owner}/{repo}"
+        commit = tagged.commit
+    return Published(repo, commit, f"{constants.ENDPOINT}/{repo}/tree/{commit}")
 
 
 def _finished_weights(folder: RunFolder) -> Path:

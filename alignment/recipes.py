@@ -105,7 +105,11 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """Everything that a run pins: what is trained, on what, how, and by which code."""
+    """Everything that a run pins: what is trained, on what, how, and by which code.
+
+    `votes_sha256` is that of the votes behind the dataset. `dataset_repo` and `dataset_commit` say
+    where on the Hub the dataset lay when the run began, None where it had not been published.
+    """
 
     method: Method
     recipe: Recipe
@@ -120,6 +124,9 @@ class TrainingSpec:
     versions: tuple[tuple[str, str], ...]
     flip_rate: float | None = None
     where: Where = "here"
+    votes_sha256: str | None = None
+    dataset_repo: str | None = None
+    dataset_commit: str | None = None
 
 
 # Picked on the starter (0.9M parameters) by prompts that no report uses: 200 decided votes, two to

@@ -28,6 +28,7 @@ from alignment.run_store import (
 )
 from alignment.training.ends import vanished_line
 from annotation.export import Export, copy_export
+from annotation.hub.dataset import find_published
 from annotation.schema import utc_now
 
 __all__ = ["Method", "Metric", "Run", "RunError", "RunState", "Runs"]
@@ -86,6 +87,13 @@ class Runs:
                 f"{export.examples}: collect more votes or lower MIN_EXAMPLES."
             )
         spec = plan_run(options, base=base, dataset_sha256=export.sha256, examples=export.examples)
+        pinned = find_published(self._path.parent, export)
+        spec = replace(
+            spec,
+            votes_sha256=export.votes_sha256,
+            dataset_repo=pinned.repo if pinned else None,
+            dataset_commit=pinned.commit if pinned else None,
+        )
         self._place(spec).check(spec)
         self._path.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._path):

@@ -10,8 +10,8 @@ import json
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from annotation.consent import DEFAULT_LICENCE, licences_told
 from annotation.export_card import ExportCounts, export_card
 from annotation.faults import Fault
 from annotation.journal.journal import JournalReader
+from annotation.quality.votes_measured import Figure, VotesMeasured, measure_votes
 from annotation.schema import (
     Choice,
     Message,
@@ -34,7 +35,7 @@ from annotation.schema import (
 
 SCHEMA_VERSION = 1
 _KIND = "votetune preferences"
-_FILES = frozenset({"train.jsonl", "dataset.json", "README.md"})
+EXPORT_FILES = ("train.jsonl", "dataset.json", "README.md")
 
 
 class ExportError(Fault):
@@ -45,7 +46,7 @@ class ExportError(Fault):
 class PreparedExport:
     """A dataset before it is written: its examples, its exact bytes and their sha256.
 
-    `licences` are those that its voters were told.
+    `licences` are those that its voters were told, `votes` on `pairs` what it was made from.
     """
 
     examples: tuple[PreferenceExample, ...]
@@ -53,16 +54,24 @@ class PreparedExport:
     train_jsonl: bytes
     sha256: str
     licences: tuple[str, ...] = (DEFAULT_LICENCE,)
+    votes: tuple[Vote, ...] = ()
+    pairs: Mapping[str, Pair] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A dataset on disk. `sha256` is that of train.jsonl, `examples` the number of its lines."""
+    """A dataset on disk. `sha256` is that of train.jsonl, `examples` the number of its lines.
+
+    `votes_sha256` is that of the votes it was made from (see `sha256_of_votes`), `measured` what
+    they say of themselves; both None in an export from before they were kept.
+    """
 
     directory: Path
     sha256: str
     examples: int
     counts: ExportCounts
+    votes_sha256: str | None = None
+    measured: VotesMeasured | None = None
 
 
 def prepare_export(journal: JournalReader) -> PreparedExport:
@@ -103,7 +112,10 @@ def prepare_export(journal: JournalReader) -> PreparedExport:
     )
     train_jsonl = "".join(_to_line(example) for example in examples).encode()
     digest = hashlib.sha256(train_jsonl).hexdigest()
-    return PreparedExport(tuple(examples), counts, train_jsonl, digest, licences_told(journal))
+    licences = licences_told(journal)
+    return PreparedExport(
+        tuple(examples), counts, train_jsonl, digest, licences, tuple(votes), pairs
+    )
 
 
 def live_votes(journal: JournalReader) -> list[Vote]:
@@ -117,6 +129,20 @@ def live_votes(journal: JournalReader) -> list[Vote]:
         for v in journal.votes()
         if v.counts and v.choice is not Choice.SKIP and v.id not in compared
     ]
+
+
+def sha256_of_votes(votes: Iterable[Vote]) -> str:
+    """The sha256 over a line of id, pair and choice (in the record's order) a vote, sorted."""
+    lines = sorted(f"{vote.id} {vote.pair_id} {vote.record_choice}\n" for vote in votes)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def votes_behind(journal: JournalReader, export: Export) -> list[Vote] | None:
+    """The votes that `export` was made from, or None where the journal has them no more as they
+    were: undone, deleted or set aside since, or cast elsewhere before the last of them.
+    """
+    votes = list(prepare_export(journal).votes[: export.counts.votes])
+    return votes if sha256_of_votes(votes) == export.votes_sha256 else None
 
 
 def export_preferences(journal: JournalReader, directory: Path) -> Export:
@@ -137,16 +163,24 @@ def write_export(prepared: PreparedExport, directory: Path) -> Export:
     """Write train.jsonl, dataset.json and README.md beside `directory`, then rename into place."""
     directory = directory.absolute()
     _refuse_foreign(directory)
+    measured = measure_votes(prepared.votes, prepared.pairs)
+    votes_sha256 = sha256_of_votes(prepared.votes)
+    card = export_card(
+        prepared.counts,
+        prepared.sha256,
+        prepared.licences,
+        measured=measured,
+        votes_sha256=votes_sha256,
+    )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as scratch:
             fresh = Path(scratch) / "new"
             fresh.mkdir()
             (fresh / "train.jsonl").write_bytes(prepared.train_jsonl)
-            (fresh / "dataset.json").write_text(_manifest(prepared), encoding="utf-8")
-            (fresh / "README.md").write_text(
-                export_card(prepared.counts, prepared.sha256, prepared.licences), encoding="utf-8"
-            )
+            manifest = _manifest(prepared, measured, votes_sha256)
+            (fresh / "dataset.json").write_text(manifest, encoding="utf-8")
+            (fresh / "README.md").write_text(card, encoding="utf-8")
             if directory.exists():
                 directory.rename(Path(scratch) / "old")
             fresh.rename(directory)
@@ -154,7 +188,9 @@ def write_export(prepared: PreparedExport, directory: Path) -> Export:
         raise ExportError(
             f"The export can't be written to {directory} ({error.strerror}): choose another folder."
         ) from error
-    return Export(directory, prepared.sha256, len(prepared.examples), prepared.counts)
+    return Export(
+        directory, prepared.sha256, len(prepared.examples), prepared.counts, votes_sha256, measured
+    )
 
 
 def load_export(directory: Path) -> Export:
@@ -163,7 +199,15 @@ def load_export(directory: Path) -> Export:
     if manifest is None:
         raise ExportError(f"{directory} holds no export of Votetune: make one with `export`.")
     counts = ExportCounts(**manifest["counts"])
-    return Export(directory, str(manifest["sha256"]), counts.examples, counts)
+    told = manifest.get("measured")
+    return Export(
+        directory,
+        str(manifest["sha256"]),
+        counts.examples,
+        counts,
+        manifest.get("votes_sha256"),
+        _to_measured(told) if told else None,
+    )
 
 
 def load_examples(directory: Path) -> list[PreferenceExample]:
@@ -188,7 +232,7 @@ def load_examples(directory: Path) -> list[PreferenceExample]:
 def copy_export(export: Export, directory: Path) -> None:
     """Copy the three files of `export` to the new folder `directory`."""
     directory.mkdir(parents=True)
-    for name in sorted(_FILES):
+    for name in EXPORT_FILES:
         shutil.copyfile(export.directory / name, directory / name)
 
 
@@ -263,7 +307,7 @@ def _refuse_foreign(directory: Path) -> None:
         raise ExportError(
             f"{directory} is not empty and holds no export of Votetune: choose a new or empty one."
         )
-    if foreign := sorted(names - _FILES):
+    if foreign := sorted(names - {*EXPORT_FILES}):
         raise ExportError(
             f"{directory} holds {foreign[0]} beside an export: choose a new or empty folder."
         )
@@ -278,12 +322,22 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest if ours and manifest.get("schema_version") == SCHEMA_VERSION else None
 
 
-def _manifest(prepared: PreparedExport) -> str:
+def _manifest(prepared: PreparedExport, measured: VotesMeasured, votes_sha256: str) -> str:
     manifest = {
         "kind": _KIND,
         "schema_version": SCHEMA_VERSION,
         "sha256": prepared.sha256,
+        "votes_sha256": votes_sha256,
+        "votes_sha256_of": "a line of `vote id, pair id, choice` for each vote, sorted",
         "synthetic": prepared.counts.synthetic_votes > 0,
         "counts": asdict(prepared.counts),
+        "measured": asdict(measured),
     }
     return json.dumps(manifest, indent=2) + "\n"
+
+
+def _to_measured(row: dict[str, Any]) -> VotesMeasured:
+    figures: dict[str, Any] = {
+        name: Figure(**held) if isinstance(held, dict) else held for name, held in row.items()
+    }
+    return VotesMeasured(**figures)

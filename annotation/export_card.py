@@ -1,6 +1,11 @@
-"""What a stranger reads of a preference dataset: counts, how they came about, the licence. Pure."""
+"""What a stranger reads of a preference dataset: counts, how they came about, how far the votes
+agree and lean, what voters were told, the licence. Pure.
+"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from annotation.quality.votes_measured import Figure, VotesMeasured
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,15 @@ class ExportCounts:
     eval_left_out: int
 
 
-def export_card(counts: ExportCounts, sha256: str, licences: tuple[str, ...]) -> str:
-    """The README.md of a dataset whose train.jsonl has `sha256`."""
+def export_card(
+    counts: ExportCounts,
+    sha256: str,
+    licences: tuple[str, ...],
+    *,
+    measured: VotesMeasured,
+    votes_sha256: str,
+) -> str:
+    """The README.md of a dataset whose train.jsonl has `sha256`, from votes with `votes_sha256`."""
     title = "Preferences collected with Votetune"
     warning = ""
     if counts.synthetic_votes:
@@ -35,13 +47,18 @@ def export_card(counts: ExportCounts, sha256: str, licences: tuple[str, ...]) ->
             "cast them, not people. They show that the loop works and say nothing about what "
             "people prefer.\n\n"
         )
-    tags = "\n".join(f"- {t}" for t in ("preference", "dpo", *(("synthetic",) if warning else ())))
+    tags = ("preference", "dpo", *(("synthetic",) if warning else ()))
     return _CARD.format(
         title=title,
         warning=warning,
-        tags=tags,
+        size=_size_category(counts.examples),
+        tags="\n".join(f"- {tag}" for tag in tags),
         sha=sha256,
+        votes_sha=votes_sha256,
         c=counts,
+        voters="1 voter" if counts.voters == 1 else f"{counts.voters} voters",
+        twice=measured.pairs_judged_twice,
+        measured="\n".join(f"- {line}" for line in _measured_lines(measured)),
         # The Hub's ids are in lower case; one field has room for one.
         licence_id=licences[0].lower() if len(licences) == 1 else "other",
         licences=" and ".join(licences),
@@ -49,9 +66,50 @@ def export_card(counts: ExportCounts, sha256: str, licences: tuple[str, ...]) ->
     )
 
 
+def describe_alpha(alpha: Figure | None) -> str:
+    """Krippendorff's α with its interval, or why there is none."""
+    if alpha is None:
+        return "not known: no pair was judged by two voters in a way that could differ"
+    pairs = f"{alpha.count} pair{'' if alpha.count == 1 else 's'} that several voters judged"
+    if alpha.low is None or alpha.high is None:
+        return f"{alpha.value:.2f} on {pairs}; no two of these votes differ, so it has no interval"
+    return f"{alpha.value:.2f} (95 % {alpha.low:.2f} to {alpha.high:.2f}) on {pairs}"
+
+
+def _measured_lines(measured: VotesMeasured) -> Iterator[str]:
+    yield f"Agreement, Krippendorff's α (1 full, 0 chance): {describe_alpha(measured.alpha)}."
+    shares = (
+        ("Votes for the answer shown first", measured.side_a, "decided votes"),
+        ("Votes for the longer answer", measured.longer, "decided votes on answers of two lengths"),
+        (
+            "Chance that a decided vote names the worse side",
+            measured.flip_rate,
+            "pairs with two decided votes or more",
+        ),
+    )
+    for name, figure, of in shares:
+        if figure is None or figure.low is None or figure.high is None:
+            yield f"{name}: not known, for there are no {of}."
+        else:
+            interval = f"95 % {figure.low:.1%} to {figure.high:.1%}"
+            yield f"{name}: {figure.value:.1%} ({interval}) over {figure.count} {of}."
+
+
+def _size_category(examples: int) -> str:
+    for most, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
+        if examples < most:
+            return name
+    return "100K<n<1M"
+
+
 _CARD = """\
 ---
 license: {licence_id}
+pretty_name: {title}
+task_categories:
+- text-generation
+size_categories:
+- {size}
 tags:
 {tags}
 configs:
@@ -62,35 +120,52 @@ configs:
 ---
 # {title}
 
-{warning}{c.examples} preferences out of {c.votes} votes by {c.voters} voters on {c.pairs_voted} \
+{warning}{c.examples} preferences out of {c.votes} votes by {voters} on {c.pairs_voted} \
 pairs of generations.
-sha256 of `train.jsonl`: `{sha}`.
+
+- sha256 of `train.jsonl`: `{sha}`
+- sha256 of the votes that it was made from: `{votes_sha}`; `dataset.json` says how it is made
 
 ## How the votes were collected
 A voter saw a prompt and two answers without knowing which model wrote which; the sides were drawn
-per voter, and models were revealed only after the vote was saved. A pair becomes a preference when
-more than half of its counted votes prefer the same answer. Left out: {c.ties} pairs that ended in \
-a tie, {c.both_bad} where both answers were bad, {c.conflicts} without a majority, and \
-{c.eval_left_out} whose prompt is kept for evaluation (a fifth of all prompts, by hash). Votes \
-that were undone, skipped or not counted are not in it, nor are questions with a known answer and \
-pairs shown twice, which only check the votes. A prompt that a voter asked is treated as any other.
-A voter may delete their votes at any time; a copy of this dataset
-made before that can't be called back.
+per voter, and models were revealed only after the vote was saved. A vote was for one answer, a tie
+or "both are bad"; {twice} of the {c.pairs_voted} pairs were judged by two voters or more. A pair
+becomes a preference when more than half of its counted votes prefer the same answer. Left out: \
+{c.ties} pairs that ended in a tie, {c.both_bad} where both answers were bad, {c.conflicts} \
+without a majority, and {c.eval_left_out} whose prompt is kept for evaluation. Votes that were \
+undone, skipped or not counted are not in it, nor are questions with a known answer and pairs \
+shown twice, which only check the votes. A prompt that a voter asked is treated as any other.
+
+## How far the votes can be trusted
+{measured}
+
+These voters are no sample of anybody but themselves. What leans above is in the preferences too:
+a model trained on votes that went to the longer answer learns length.
 
 ## Schema
-| column | meaning |
-|---|---|
-| `prompt` | messages, `role` and `content`, ending with the user's turn |
-| `chosen`, `rejected` | one assistant message each |
-| `pair_id` | the pair in the journal and in Argilla |
-| `votes` | counted votes on the pair |
-| `agreement` | share of the decided votes that agree with the majority |
-| `chosen_model`, `rejected_model` | base and adapter with their revisions |
-| `chosen_finish`, `rejected_finish` | `stop`, or `length`: cut at the token limit |
+| column | type | meaning |
+|---|---|---|
+| `prompt` | list of `role`, `content` | the messages, ending with the user's turn |
+| `chosen`, `rejected` | list of `role`, `content` | one assistant message each |
+| `pair_id` | string | the pair in the journal and in Argilla |
+| `votes` | integer | counted votes on the pair |
+| `agreement` | number, 0.5 to 1 | share of the decided votes that agree with the majority |
+| `chosen_model`, `rejected_model` | `base`, `base_revision`, `adapter`, `adapter_revision` | \
+which model wrote the answer, at which commit or sha256; no adapter is the base itself |
+| `chosen_finish`, `rejected_finish` | string | `stop`, or `length`: cut at the token limit |
 
 The format is TRL's conversational preference format with an explicit prompt.
 
-## Licence
+## Splits
+Only `train`. A fifth of all prompts, by hash, is kept for comparing models blind; votes on those
+are never exported, so that no model is trained on its own exam.
+
+## Consent and licence
+Voters read beside the vote buttons that votes and comments are stored and may be published as
+open data under the licence below. No voter is named here and no comment is in it. A voter may
+delete their votes at any time; a copy of this dataset
+made before that can't be called back.
+
 {licences} for the votes and their arrangement{told}. The answers come from the models \
 named in each row, whose own terms apply to them.
 """

@@ -80,6 +80,12 @@ class AdminHandlers(Guarded):
         saved = f"Saved {export.examples} examples in `{export.directory}`."
         return gr.update(value=files, visible=True), saved
 
+    @acts("publish the dataset")
+    def publish_dataset(self, repo: str, request: gr.Request) -> str:
+        self._doing.touched(repo)
+        done = shown(lambda: self._pipeline.publish_dataset(repo))
+        return f"Published as [{done.repo}]({done.url}) at `{done.commit[:12]}`."
+
     @acts("publish")
     def publish(self, run_id: str | None, repo: str, request: gr.Request) -> str:
         if not run_id:
@@ -147,6 +153,16 @@ def _build_dataset(handlers: AdminHandlers) -> None:
 def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
     gr.Markdown("## Hub")
     with gr.Row(equal_height=True):
+        dataset_repo = gr.Textbox(
+            label="Publish the dataset as",
+            placeholder="my-preferences",
+            elem_id="admin-dataset-repo",
+        )
+        publish_dataset = gr.Button(
+            "Publish dataset", elem_id="admin-publish-dataset", scale=0, min_width=180
+        )
+    dataset_published = gr.Markdown(elem_id="admin-dataset-published")
+    with gr.Row(equal_height=True):
         repo = gr.Textbox(
             label="Publish the chosen run as", placeholder="my-aligned-model", elem_id="admin-repo"
         )
@@ -161,5 +177,8 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
         pull = gr.Button("Pull", elem_id="admin-pull", scale=0, min_width=180)
     pulled = gr.Markdown(elem_id="admin-pulled")
 
+    publish_dataset.click(
+        handlers.publish_dataset, dataset_repo, dataset_published, api_name="publish_dataset"
+    )
     publish.click(handlers.publish, [run, repo], published, api_name="publish")
     pull.click(handlers.pull, remote, pulled, api_name="pull")

@@ -1,4 +1,4 @@
-"""One commit of files to a repository of the Hub, made once however often it is tried.
+"""One commit of files to a repository of the Hub, and its tag, made once however often it is tried.
 
 Owns how a file here is recognised there. Knows nothing of what is in the files.
 """
@@ -11,7 +11,15 @@ from time import sleep as wait
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from annotation.hub.client import HubError, RemoteRepo, RepoKind, Trouble, call_again, look_up
+from annotation.hub.client import (
+    HubError,
+    RemoteRepo,
+    RepoKind,
+    Trouble,
+    call_again,
+    is_repo_id,
+    look_up,
+)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -40,7 +48,8 @@ def put_files(
     gone: Collection[str] = (),
     sleep: Callable[[float], None] = wait,
 ) -> str:
-    """Add `files` to the main branch and take those called `gone` away, in one commit; its id.
+    """Add `files` to the main branch of `repo`, which is there, and take those called `gone` away,
+    in one commit; its id.
 
     A commit whose answer was lost is recognised by its files and not made again. Raises HubError.
     """
@@ -48,6 +57,7 @@ def put_files(
     oids = {name: oids_of(content) for name, content in files.items()}
 
     def attempt() -> str:
+        # On the head as it is now, so that nobody else's commit is lost.
         head = look_up(repo, None, token=token, kind=kind)
         left = [name for name in gone if head.file(name)]
         if holds(head, oids) and not left:
@@ -63,21 +73,93 @@ def put_files(
             parent_commit=head.commit,
         )
         made = look_up(repo, done.oid, token=token, kind=kind)
-        if not holds(made, oids):
-            raise HubError(Trouble.REFUSED, "not every file arrived", passing=False)
+        missing = [name for name, known in oids.items() if not has_file(made, name, known)]
+        if missing:
+            raise HubError(
+                Trouble.REFUSED,
+                f"{missing[0]} did not arrive (does a .gitignore there leave it out?)",
+                passing=False,
+            )
         return made.commit
 
     return call_again(attempt, sleep=sleep)
 
 
-def make_repo(
-    repo: str, *, kind: RepoKind, token: str, sleep: Callable[[float], None] = wait
+def put_tag(
+    repo: str,
+    tag: str,
+    commit: str,
+    *,
+    kind: RepoKind,
+    token: str,
+    sleep: Callable[[float], None] = wait,
 ) -> None:
-    """Make `repo`, private, unless it is there. Raises HubError."""
+    """Name `commit` of `repo` `tag`, which no other commit has. Raises HubError."""
+    api = HfApi(token=token)
+
+    def attempt() -> None:
+        api.create_tag(repo, tag=tag, revision=commit, repo_type=kind, exist_ok=True)
+        # A conflict may mean that the tag is there already, so it is looked up.
+        try:
+            made = look_up(repo, tag, token=token, kind=kind).commit
+        except HubError as error:
+            made = None
+            if error.trouble is not Trouble.REVISION:
+                raise
+        if made != commit:
+            raise HubError(Trouble.BUSY, f"the tag {tag} was not made", passing=True)
+
+    call_again(attempt, sleep=sleep)
+
+
+def find_revision(
+    repo: str,
+    revision: str,
+    *,
+    kind: RepoKind,
+    token: str,
+    sleep: Callable[[float], None] = wait,
+) -> RemoteRepo | None:
+    """What `repo` holds at `revision`; None where it has no such revision. Raises HubError."""
+    try:
+        return call_again(lambda: look_up(repo, revision, token=token, kind=kind), sleep=sleep)
+    except HubError as error:
+        if error.trouble is Trouble.REVISION:
+            return None
+        raise
+
+
+def make_repo(
+    repo: str,
+    *,
+    kind: RepoKind,
+    token: str,
+    private: bool | None = True,
+    sleep: Callable[[float], None] = wait,
+) -> None:
+    """Make `repo` unless it is there; `private` None takes the Hub's default. Raises HubError."""
     api = HfApi(token=token)
     call_again(
-        lambda: api.create_repo(repo, repo_type=kind, private=True, exist_ok=True), sleep=sleep
+        lambda: api.create_repo(repo, repo_type=kind, private=private, exist_ok=True), sleep=sleep
     )
+
+
+def full_name(repo: str, namespace: str | None, token: str) -> str:
+    """`repo` as owner/name: a bare name goes under `namespace`, else under the token's own user.
+
+    Raises HubError where it can be no repository's name.
+    """
+    if not is_repo_id(repo):
+        raise HubError(
+            Trouble.REFUSED,
+            f"{repo!r} is no name for a repository: use letters, digits, - _ and ., "
+            "bare or as owner/name, at most 96 in all",
+            passing=False,
+        )
+    if "/" in repo:
+        return repo
+    owner = namespace or str(call_again(lambda: HfApi(token=token).whoami())["name"])
+    return f"{owner}/{repo}"
 
 
 def oids_of(content: bytes | Path) -> tuple[str, str]:
