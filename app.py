@@ -280,6 +280,12 @@ def sample(
 def publish(
     run_id: RunId,
     repo: Annotated[str, typer.Option(help="Name on the Hub, bare or with its owner.")],
+    merged: Annotated[
+        bool, typer.Option("--merged", help="One whole model: the adapter added to its base.")
+    ] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="Push what it was trained on too, to this dataset.")
+    ] = None,
 ) -> None:
     """Push a finished run's weights and card to the Hub."""
     from alignment.pipeline import open_pipeline
@@ -288,7 +294,7 @@ def publish(
         open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline,
         _logged("publish", run_id, repo),
     ):
-        published = pipeline.publish(run_id, repo)
+        published = pipeline.publish(run_id, repo, merged=merged, dataset=dataset)
     print(f"{published.repo}@{published.revision}")
     print(published.url)
 

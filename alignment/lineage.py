@@ -1,8 +1,11 @@
 """What a finished run was made from, read from its folder: the facts that a card tells.
 
-Owns which settings belong to which method. Asks the Hub for the base's licence, and nothing else.
+Owns which settings belong to which method, and what of a spec is told to strangers and hashed.
+Asks the Hub for the base's licence, and nothing else.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,6 +20,7 @@ from alignment.settings import STARTER
 from annotation.export import ExportError, load_export
 from annotation.faults import Fault
 from annotation.hub.client import HubError, look_up
+from annotation.hub.dataset import find_published
 
 STARTER_LICENSE = "apache-2.0"
 
@@ -25,20 +29,24 @@ class LineageError(Fault):
     """A run whose folder lacks what a card must tell; the message is the one line to read."""
 
 
-def load_lineage(folder: RunFolder, *, token: str | None) -> Lineage:
-    """The lineage of a run that is done. Raises LineageError; a licence unknown is None."""
+def load_lineage(folder: RunFolder, *, token: str | None, merged: bool = False) -> Lineage:
+    """The lineage of a run that is done, or of its adapter `merged` into the base.
+
+    A dataset that was published after the run began is named all the same. Raises LineageError; a
+    licence unknown is None.
+    """
     try:
         spec, status = folder.spec(), folder.status()
-        counts = load_export(folder.dataset).counts
+        export = load_export(folder.dataset)
     except (ExportError, OSError, ValueError, KeyError, TypeError) as error:
         raise LineageError(
             f"Run {folder.path.name} can't say what it was made from ({error}): train again."
         ) from None
-    kind = BaseKind.HUB
-    if spec.base.base == STARTER:
-        kind = BaseKind.STARTER
-    elif spec.base.base.startswith("/"):
-        kind = BaseKind.FOLDER
+    kind, counts = _kind(spec), export.counts
+    weights = folder.merged if merged else folder.weights
+    repo, commit = spec.dataset_repo, spec.dataset_commit
+    if repo is None and (found := find_published(folder.path.parent.parent, export)):
+        repo, commit = found.repo, found.commit
     return Lineage(
         run=folder.path.name,
         method=spec.method,
@@ -57,9 +65,45 @@ def load_lineage(folder: RunFolder, *, token: str | None) -> Lineage:
         final=_shown(asdict(status.final) if status.final else {}),
         versions=spec.versions,
         code_revision=spec.code_revision,
-        weights_sha256=sha256_of(*tuned_weight_files(folder.weights)),
+        weights_sha256=sha256_of(*tuned_weight_files(weights)),
         license=_license(kind, spec.base.base, spec.base.base_revision, token),
+        votes_sha256=export.votes_sha256,
+        dataset_repo=repo,
+        dataset_commit=commit,
+        agreement=export.measured.alpha if export.measured else None,
+        spec=public_spec(spec),
+        spec_sha256=sha256_of_spec(spec),
+        adapter_sha256=sha256_of(*tuned_weight_files(folder.adapter)) if merged else None,
     )
+
+
+def public_spec(spec: TrainingSpec) -> dict[str, object]:
+    """`spec` as JSON holds it, without a path of this machine and without where it was trained."""
+    row = asdict(spec)
+    del row["base_path"], row["where"]
+    if spec.base.base.startswith("/"):
+        row["base"]["base"] = Path(spec.base.base).name
+    told: dict[str, object] = json.loads(json.dumps(row))
+    return told
+
+
+def sha256_of_spec(spec: TrainingSpec) -> str:
+    """The sha256 of `public_spec` as compact JSON with sorted keys, which names the run's recipe,
+    seed, base, code and dataset at once.
+    """
+    return sha256_of_row(public_spec(spec))
+
+
+def sha256_of_row(row: Mapping[str, object]) -> str:
+    """The sha256 of a public spec that was read from JSON."""
+    text = json.dumps(row, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _kind(spec: TrainingSpec) -> BaseKind:
+    if spec.base.base == STARTER:
+        return BaseKind.STARTER
+    return BaseKind.FOLDER if spec.base.base.startswith("/") else BaseKind.HUB
 
 
 def _settings(spec: TrainingSpec) -> dict[str, object]:

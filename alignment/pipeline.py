@@ -32,6 +32,7 @@ from annotation.export import (
     export_preferences,
     export_to_home,
     live_votes,
+    load_export,
     prepare_export,
 )
 from annotation.faults import Fault
@@ -184,17 +185,29 @@ class Pipeline:
             min_examples=self._settings.min_examples,
         )
 
-    def publish(self, run_id: str, repo: str) -> Published:
-        """Push a finished run's weights and card to the Hub as `repo`.
+    def publish(
+        self, run_id: str, repo: str, *, merged: bool = False, dataset: str | None = None
+    ) -> Published:
+        """Push a finished run's weights and card to the Hub as `repo`, and with `dataset` what it
+        was trained on to the dataset repository of that name first.
 
-        A bare name goes under HUB_NAMESPACE. Raises PublishError without HF_TOKEN. The journal
-        notes it: a voter who deletes is told that what was published can't be called back.
+        `merged` makes one whole model of base and adapter. A bare name goes under HUB_NAMESPACE.
+        Raises PublishError without HF_TOKEN. The journal notes it: a voter who deletes is told that
+        what was published can't be called back.
         """
+        # Here for its time: nothing else that commands do needs ratings.
+        from alignment.evidence import load_evidence
+
+        run = self.runs.get(run_id)
+        if dataset:
+            self._push_dataset(load_export(run.folder.dataset), dataset)
         published = publish_run(
-            self.runs.get(run_id).folder.path,
+            run.folder.path,
             repo=repo,
             namespace=self._settings.hub_namespace,
             token=self._token,
+            merged_into=self._base_of(run) if merged else None,
+            evidence=load_evidence(run, self.registry, self._journal, self.bakeoffs.list()),
         )
         note_published(self._home.journal)
         return published
@@ -204,8 +217,13 @@ class Pipeline:
 
         A run on these very votes pins the commit. Named, noted and refused as in `publish`.
         """
+        return self._push_dataset(self.export(), repo, private=private)
+
+    def _push_dataset(
+        self, export: Export, repo: str, *, private: bool | None = None
+    ) -> PublishedDataset:
         published = publish_dataset(
-            self.export(),
+            export,
             home=self._home.root,
             repo=repo,
             namespace=self._settings.hub_namespace,
@@ -214,6 +232,10 @@ class Pipeline:
         )
         note_published(self._home.journal)
         return published
+
+    def _base_of(self, run: Run) -> Path:
+        """The folder of the base of `run`: this home's own where it is the same."""
+        return self.base.path if run.spec.base == self.base.ref else run.spec.base_path
 
     def pull(self, name: str) -> RegisteredModel:
         """Register the aligned model `owner/name[@revision]` of the Hub. Raises RegistryError."""

@@ -1,21 +1,24 @@
 """A finished run's weights, card and lineage to the Hub, as one commit with a tag of the run.
 
-Owns what is published and what is not: the adapter or the whole model, what tells where it came
-from, and beside a starter's adapter the base itself; never logs, checkpoints, votes or a path of
-this machine. Idempotent.
+Owns what is published and what is not: the adapter or the whole model, its card with a picture of
+the training, what tells where it came from, and beside a starter's adapter the base itself; never
+logs, checkpoints, votes or a path of this machine. Idempotent.
 """
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import sleep as wait
 
 from huggingface_hub import constants
 
 from alignment.base import SMALL_FILES
-from alignment.hub.card import BASE_FOLDER, BaseKind, Lineage, build_card
+from alignment.hub.card import BASE_FOLDER, CURVES, BaseKind, Lineage, build_card
+from alignment.hub.curves import draw_curves
+from alignment.hub.evidence import Evidence
 from alignment.hub.model_files import INDEX, ModelFilesError, check_model_folder, read_json
 from alignment.hub.tuned import (
     CARD,
@@ -26,6 +29,7 @@ from alignment.hub.tuned import (
     tuned_weight_files,
 )
 from alignment.lineage import LineageError, load_lineage
+from alignment.merged import MergeError, ensure_merged
 from alignment.run_store import RunFolder, RunState
 from annotation.faults import Fault
 from annotation.hub.client import HubError, RemoteRepo, Trouble, call_again, look_up
@@ -39,7 +43,9 @@ from annotation.hub.commits import (
     put_tag,
 )
 
-RECORD = "published.json"
+RECORD, MERGED_RECORD = "published.json", "published-merged.json"
+TELLING = (CARD, LINEAGE, CURVES)
+"""What tells of the weights and is none of them."""
 
 
 class PublishError(Fault):
@@ -62,12 +68,16 @@ def publish_run(
     token: str | None,
     namespace: str | None = None,
     private: bool | None = None,
+    merged_into: Path | None = None,
+    evidence: Evidence | None = None,
     sleep: Callable[[float], None] = wait,
 ) -> Published:
     """Push what a finished run left, adapter or model, to `repo` on the Hub that HF_ENDPOINT names.
 
+    With `merged_into`, the folder of its base, an adapter goes as one whole model with the base.
     A bare name goes under `namespace`, else under the token's own user. One commit on the head
-    that was seen, tagged run-<id>; a run that is already there as it is here is not pushed again.
+    that was seen, tagged run-<id>; a run that is already there as it is here is not pushed again,
+    but for its card where `evidence` or the lineage says more by now and no other run came since.
     Conflicts, limits, server errors and torn connections are tried again for up to two minutes.
     `private` None leaves it to the Hub's default and to what the repository already is.
     Raises PublishError: no token, a run without weights, a bad name, a repository that holds the
@@ -82,19 +92,23 @@ def publish_run(
         )
     try:
         target = full_name(repo, namespace, token)
+        if merged_into:
+            weights = ensure_merged(folder, merged_into)
         make_repo(target, kind="model", token=token, private=private, sleep=sleep)
         remote = call_again(lambda: look_up(target, None, token=token), sleep=sleep)
-        lineage = load_lineage(folder, token=token)
+        lineage = load_lineage(folder, token=token, merged=merged_into is not None)
         _check_kind(remote, lineage)
-        files = _collect(weights, lineage, remote.id)
+        curves = draw_curves(folder.metrics())
+        files = _collect(weights, lineage) | _telling(lineage, remote.id, evidence, curves)
         published = _push(remote.id, lineage, files, token, sleep)
-    except LineageError as error:
+    except (LineageError, MergeError) as error:
         raise PublishError(str(error)) from None
     except HubError as error:
         raise PublishError(_line(folder, repo, error)) from None
-    draft = folder.path / f".{RECORD}.{os.getpid()}"
+    record = folder.path / (MERGED_RECORD if merged_into else RECORD)
+    draft = record.with_name(f".{record.name}.{os.getpid()}")
     draft.write_text(json.dumps(asdict(published), indent=2) + "\n")
-    draft.replace(folder.path / RECORD)
+    draft.replace(record)
     return published
 
 
@@ -113,27 +127,29 @@ def _push(
     token: str,
     sleep: Callable[[float], None],
 ) -> Published:
-    """One commit, tagged; nothing where the tag is there and holds these weights."""
+    """One commit, tagged; only the card anew where the tag is there and holds these weights."""
     tagged = find_revision(repo, lineage.tag, kind="model", token=token, sleep=sleep)
+    push = partial(put_files, repo, kind="model", token=token, sleep=sleep)
     if tagged is None:
-        commit = put_files(
-            repo,
-            files,
-            kind="model",
-            message=f"Add the {_kind(lineage.is_whole)} of run {lineage.run}",
-            token=token,
-            sleep=sleep,
-        )
+        what = _kind(lineage.is_whole)
+        commit = push(files, message=f"Add the {what} of run {lineage.run}")
         put_tag(repo, lineage.tag, commit, kind="model", token=token, sleep=sleep)
-    else:
-        # The card and the lineage may say more today of the same weights.
-        weights = {n: oids_of(content) for n, content in files.items() if n not in (CARD, LINEAGE)}
-        if not holds(tagged, weights):
-            raise PublishError(
-                f"{repo} already has a tag {lineage.tag} of other weights: "
-                "delete that tag on the Hub, or publish under another name."
-            )
-        commit = tagged.commit
+        return _published(repo, commit)
+    weights = {name: oids_of(held) for name, held in files.items() if name not in TELLING}
+    if not holds(tagged, weights):
+        raise PublishError(
+            f"{repo} already has a tag {lineage.tag} of other weights: "
+            "delete that tag on the Hub, or publish under another name."
+        )
+    head = call_again(lambda: look_up(repo, None, token=token), sleep=sleep)
+    # Of another run since then the head tells already.
+    if holds(head, weights):
+        telling = {name: held for name, held in files.items() if name in TELLING}
+        push(telling, message=f"Tell more of run {lineage.run}")
+    return _published(repo, tagged.commit)
+
+
+def _published(repo: str, commit: str) -> Published:
     return Published(repo, commit, f"{constants.ENDPOINT}/{repo}/tree/{commit}")
 
 
@@ -173,14 +189,18 @@ def _check_kind(remote: RemoteRepo, lineage: Lineage) -> None:
         )
 
 
-def _collect(weights: Path, lineage: Lineage, repo: str) -> dict[str, bytes | Path]:
-    """What belongs in the repository, by name: bytes, or the file that holds them."""
+def _collect(weights: Path, lineage: Lineage) -> dict[str, bytes | Path]:
+    """The weights and what loads them, by name: bytes, or the file that holds them."""
     files = _model_files(weights) if lineage.is_whole else _adapter_files(weights, lineage)
-    files |= {file.name: file for file in tuned_weight_files(weights)}
-    return files | {
-        CARD: build_card(lineage, repo).encode(),
-        LINEAGE: lineage.to_json().encode(),
-    }
+    return files | {file.name: file for file in tuned_weight_files(weights)}
+
+
+def _telling(
+    lineage: Lineage, repo: str, evidence: Evidence | None, curves: bytes | None
+) -> dict[str, bytes | Path]:
+    card = build_card(lineage, repo, evidence, has_curves=curves is not None)
+    files: dict[str, bytes | Path] = {CARD: card.encode(), LINEAGE: lineage.to_json().encode()}
+    return files | ({CURVES: curves} if curves else {})
 
 
 def _adapter_files(adapter: Path, lineage: Lineage) -> dict[str, bytes | Path]:

@@ -182,6 +182,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def merged(self) -> Path:
+        """The base with the adapter merged into it, once somebody asked for that."""
+        return self.path / "merged"
+
+    @property
     def weights(self) -> Path:
         """What a finished run left: its whole model if it was tuned in full, else its adapter."""
         return self.model if self.model.is_dir() else self.adapter

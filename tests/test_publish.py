@@ -1,9 +1,13 @@
 """A finished run goes to the Hub as one commit, once, and comes back by id and revision."""
 
+import hashlib
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,23 +15,44 @@ import yaml
 from hub_double import READER, STRANGER, WRITER, HubDouble, point_client
 from huggingface_hub import HfApi
 from pydantic import SecretStr
+from safetensors.numpy import load_file, save_file
 from small_files import write_model, write_run
+from test_export import fill, pair_of, prompts_of, vote_of
 from tiny import make_tiny_model
 
 from alignment.base import ResolvedBase
+from alignment.contest.leaderboard import WinRate
+from alignment.contest.promotions import Promotions
 from alignment.generation import LocalGenerator
 from alignment.hub.card import BaseKind, Lineage, build_card
+from alignment.hub.curves import draw_curves
+from alignment.hub.evidence import Correctness, Duel, DuelState, Evidence, Lengths
 from alignment.hub.model_files import sha256_of
+from alignment.lineage import sha256_of_row
+from alignment.merged import MergeError, ensure_merged
 from alignment.pipeline import Pipeline
 from alignment.publish import Published, PublishError, load_published, publish_run
 from alignment.registry import Registry
-from alignment.run_store import RunState
+from alignment.run_store import Metric, RunFolder, RunState, Sample
 from alignment.settings import AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_revision
+from annotation.export import copy_export, export_to_home
 from annotation.home import Home
 from annotation.journal.deletion import was_published
 from annotation.journal.journal import Journal
-from annotation.schema import ModelRef, Prompt, Sampling
+from annotation.quality.votes_measured import Figure
+from annotation.schema import (
+    Choice,
+    Completion,
+    ModelRef,
+    Pair,
+    PairKind,
+    Prompt,
+    Sampling,
+    Split,
+    Vote,
+    utc_now,
+)
 
 FILES = ["README.md", "adapter_config.json", "adapter_model.safetensors", "votetune.json"]
 # Every request of a publication that changes something, and what it asks to know where it stands.
@@ -339,6 +364,12 @@ def lineage(**changes) -> Lineage:
         "code_revision": None,
         "weights_sha256": "a" * 64,
         "license": "mit",
+        "votes_sha256": "e" * 64,
+        "dataset_repo": None,
+        "dataset_commit": None,
+        "agreement": None,
+        "spec": {"seed": 7},
+        "spec_sha256": "f" * 64,
     }
     return Lineage(**values | changes)
 
@@ -459,6 +490,187 @@ def test_a_card_counts_and_pins():
     ):
         assert fact in card
     assert "| beta | 0.1 |" in card
+
+
+def test_a_card_names_a_published_dataset_and_the_agreement():
+    published = lineage(
+        dataset_repo="ada/votes",
+        dataset_commit="7" * 40,
+        agreement=Figure(0.61, 0.5, 0.7, 12),
+    )
+    card = build_card(published, "ada/tuned")
+    assert metadata(card)["datasets"] == ["ada/votes"]
+    assert f"https://huggingface.co/datasets/ada/votes/tree/{'7' * 40}" in card
+    assert "0.61 (95 % 0.50 to 0.70) on 12 pairs that several voters judged" in card
+    without = build_card(lineage(), "ada/tuned")
+    assert "datasets" not in metadata(without)
+    assert "Dataset: not published; sha256" in without
+
+
+def test_a_card_tells_results_only_where_there_are_any():
+    base, other = ModelRef("org/chat", "b" * 40), ModelRef("org/chat", "b" * 40, "dpo-0", "0" * 40)
+    mine = ModelRef("org/chat", "b" * 40, "orpo-7", "7" * 40)
+    # Wilson's 95 % interval of .7 of 40 is 54.6 % to 81.9 %.
+    won = WinRate(mine, base, 26, 10, 4, 0.7, 0.5457, 0.8193)
+    few = WinRate(mine, other, 3, 1, 0, 0.75, 0.3, 0.95)
+    told = Evidence(
+        (
+            Duel("the base", DuelState.TOLD, won, 5),
+            Duel("the policy", DuelState.NOT_ENOUGH_VOTES, few, 2),
+            Duel("`dpo-0`", DuelState.STILL_OPEN, few, 2),
+        ),
+        Lengths(20.0, 25.0, 4),
+        Correctness(0.8, 0.75, 341, "the starter's scripted voter"),
+    )
+    card = build_card(lineage(), "ada/tuned", told)
+    for fact in (
+        "| the base | 70.0% | 54.6% to 81.9% | 26, 10, 4 | 5 |",
+        "| the policy | not enough votes | – | 3, 1, 0 | 2 |",
+        "| `dpo-0` | still open | – | – | – |",
+        "25.0 tokens a sample answer at the end of training, 20.0 before it (+25%), on the same 4",
+        "80% of 341 answers, the base 75%; judged by the starter's scripted voter",
+        "While a comparison is open no figure",
+    ):
+        assert fact in card, fact
+    without = build_card(lineage(), "ada/tuned")
+    assert "Length: not measured" in without
+    assert "Correctness: not measured" in without
+
+
+def test_curves_are_a_picture_with_named_axes(hub_double: HubDouble, run: Path):
+    from PIL import Image
+
+    for step in range(1, 31):
+        held = 0.6 if step % 10 == 0 else None
+        RunFolder(run).append_metric(
+            Metric(step, 1 / step, 0.1 * step, 0.5 + step / 90, eval_loss=held)
+        )
+    publish(run)
+    files = hub_double.repo("ada/tuned").head.files
+    assert "](training_curves.png)" in files["README.md"].data.decode()
+    data = files["training_curves.png"].data
+    with Image.open(io.BytesIO(data)) as picture:
+        # Loss, accuracy and margin, 480 by 300 each and drawn twice as large.
+        assert (picture.format, picture.size) == ("PNG", (2880, 600))
+        colours = {rgb for _, rgb in picture.convert("RGB").getcolors(1 << 16)}
+    assert {(0, 114, 178), (213, 94, 0)} <= colours, "training and held out are drawn"
+    assert draw_curves(RunFolder(run).metrics()) == data
+    assert draw_curves([]) is None
+    assert len(draw_curves(RunFolder(run).metrics()[:1])) > 1000
+
+
+def test_curves_of_one_level_are_drawn_too():
+    flat = [Metric(step, 0.0, reward_margin=-2.5) for step in range(1, 20)]
+    assert len(draw_curves(flat)) > 1000
+
+
+def compare(
+    journal: Journal, mine: ModelRef, other: ModelRef, wins: int, losses: int, name: str = "c"
+) -> None:
+    """Blind votes between two models by two voters, each on a pair of its own."""
+    prompts = (Prompt.from_text(f"What is number {n}?") for n in range(10_000))
+    held_out = (p for p in prompts if p.split is Split.EVAL)
+    for n in range(wins + losses):
+        sides = (Completion("one", mine, Sampling()), Completion("another", other, Sampling()))
+        pair = Pair(f"{name}{n}", next(held_out), sides, utc_now(), kind=PairKind.COMPARE)
+        journal.add_pairs([pair]).result(10)
+        choice = Choice.A if n < wins else Choice.B
+        vote = Vote(f"v{pair.id}", pair.id, f"voter{n % 2}", choice, False, utc_now())
+        journal.add_vote(vote).result(10)
+
+
+def test_the_card_tells_blind_votes_once_they_can_sway_nobody(
+    hub_double: HubDouble, base: ModelRef, run: Path
+):
+    home = Home(run.parent.parent)
+    final = run.parent / "dpo-20260301-1200-00aa"
+    run.rename(final)
+    journal = Journal(home.journal)
+    folder = RunFolder(final)
+    folder.append_samples([Sample(s, "Hi", "Hello", 10 + s) for s in (0, 5)])
+    here = ResolvedBase(base, home.root, is_starter=False, notice=None)
+    pipeline = Pipeline(home, AlignmentSettings(hf_token=SecretStr(WRITER)), here, journal)
+    mine = pipeline.registry.get(final.name).ref
+    compare(journal, mine, base, 20, 5)
+
+    def card() -> str:
+        return hub_double.repo("ada/tuned").head.files["README.md"].data.decode()
+
+    first = pipeline.publish(final.name, "ada/tuned")
+    # It is the candidate: voters are still deciding whether it becomes the policy.
+    assert "| the base | still open | – | – | – |" in card()
+    assert "80.0%" not in card()
+    assert "15.0 tokens a sample answer at the end of training, 10.0 before it (+50%)" in card()
+    Promotions(home.root).promote(mine, "gate", wins=20, losses=5)
+    again = pipeline.publish(final.name, "ada/tuned")
+    assert again == first, "the weights are where they were"
+    # 20 of 25: Wilson's 95 % interval is 60.9 % to 91.1 %.
+    assert "| the base | 80.0% | 60.9% to 91.1% | 20, 5, 0 | 2 |" in card()
+    repo = hub_double.repo("ada/tuned")
+    assert repo.tags == {f"run-{final.name}": first.revision}
+    assert [c.title for c in repo.commits][1:] == [
+        f"Add the adapter of run {final.name}",
+        f"Tell more of run {final.name}",
+    ]
+    # A later policy that lost to it is told apart from the base.
+    later = write_run(home.root, "orpo-20260302-1200-00bb", base, seed=4)
+    second = pipeline.registry.get(later.name).ref
+    compare(journal, second, mine, 3, 1, "d")
+    Promotions(home.root).promote(second, "override")
+    pipeline.publish(later.name, "ada/other")
+    told = hub_double.repo("ada/other").head.files["README.md"].data.decode()
+    assert f"| the policy, `{mine.label}` | not enough votes | – | 3, 1, 0 | 2 |" in told
+    assert "| the base | not enough votes | – | 0, 0, 0 | 0 |" in told
+    journal.close()
+
+
+def test_an_older_run_does_not_write_over_a_later_ones_card(
+    hub_double: HubDouble, run: Path, base: ModelRef
+):
+    publish(run)
+    publish(write_run(run.parent.parent, "orpo-2", base, seed=5))
+    head = hub_double.repo("ada/tuned").head
+    lengths = Evidence(lengths=Lengths(1.0, 2.0, 3))
+    publish(run, evidence=lengths)
+    assert hub_double.repo("ada/tuned").head == head
+
+
+def test_a_dataset_published_with_a_run_is_named_by_it(
+    hub_double: HubDouble, base: ModelRef, tmp_path: Path
+):
+    home = Home(tmp_path / "home")
+    run = write_run(home.root, "dpo-20260301-1200-00aa", base)
+    journal = Journal(home.journal)
+    rows = prompts_of(Split.TRAIN, 2)
+    fill(journal, [pair_of(p, f"p{n}") for n, p in enumerate(rows)], [vote_of("p0", Choice.A)])
+    export = export_to_home(journal, home.root)
+    folder = RunFolder(run)
+    shutil.rmtree(folder.dataset)
+    copy_export(export, folder.dataset)
+    folder.write_spec(
+        replace(
+            folder.spec(),
+            dataset_sha256=export.sha256,
+            votes_sha256=export.votes_sha256,
+            examples=1,
+        )
+    )
+    here = ResolvedBase(base, home.root, is_starter=False, notice=None)
+    pipeline = Pipeline(home, AlignmentSettings(hf_token=SecretStr(WRITER)), here, journal)
+    pipeline.publish(run.name, "ada/tuned", dataset="ada/votes")
+    dataset = hub_double.repo("ada/votes", "datasets").head
+    files = hub_double.repo("ada/tuned").head.files
+    row = json.loads(files["votetune.json"].data)
+    assert (row["dataset_repo"], row["dataset_commit"]) == ("ada/votes", dataset.oid)
+    assert row["dataset_sha256"] == sha256_of_bytes(dataset.files["train.jsonl"].data)
+    assert row["votes_sha256"] == json.loads(dataset.files["dataset.json"].data)["votes_sha256"]
+    assert row["spec_sha256"] == sha256_of_row(row["spec"])
+    assert metadata(files["README.md"].data.decode())["datasets"] == ["ada/votes"]
+    journal.close()
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def test_one_voter_is_one_voter():
@@ -641,5 +853,95 @@ def test_a_stranger_loads_it_by_the_cards_own_snippet(
     files = hub_double.repo("ada/tuned").head.files
     assert ("base/model.safetensors" in files) == (kind == "starter")
     code = snippet(files["README.md"].data.decode())
+    answered = ask(code, hub_double.environment(tmp_path / "stranger"))
+    assert answered == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+# Merged weights.
+
+
+@pytest.fixture
+def trained(tiny: ResolvedBase, tmp_path: Path) -> tuple[Path, list[float]]:
+    """A run whose adapter does something, and what base and adapter answer together."""
+    run = write_run(tmp_path / "home", "dpo-1", tiny.ref)
+    return run, train_nothing(tiny.path, tiny.ref, run / "adapter")
+
+
+def logits_of(folder: Path) -> list[float]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(torch.tensor([[5, 6, 7, 8]])).logits[0, -1, :8].float().tolist()
+
+
+def test_merged_weights_answer_as_base_and_adapter_do(
+    trained: tuple[Path, list[float]], tiny: ResolvedBase
+):
+    run, expected = trained
+    merged = ensure_merged(RunFolder(run), tiny.path)
+    assert logits_of(merged) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert logits_of(tiny.path) != pytest.approx(expected, rel=1e-2)
+    names = {f.name for f in merged.iterdir()}
+    assert names == {*MODEL_FILES} - {"README.md", "votetune.json"}
+    before = (merged / "model.safetensors").stat().st_mtime_ns
+    ensure_merged(RunFolder(run), tiny.path)
+    assert (merged / "model.safetensors").stat().st_mtime_ns == before, "made once"
+
+
+def test_another_adapter_is_merged_anew(trained: tuple[Path, list[float]], tiny: ResolvedBase):
+    run, _ = trained
+    first = sha256_of(ensure_merged(RunFolder(run), tiny.path) / "model.safetensors")
+    weights = load_file(run / "adapter" / "adapter_model.safetensors")
+    save_file({k: 2 * v for k, v in weights.items()}, run / "adapter" / "adapter_model.safetensors")
+    second = sha256_of(ensure_merged(RunFolder(run), tiny.path) / "model.safetensors")
+    assert first != second
+
+
+def test_what_cannot_be_merged_is_one_line(
+    trained: tuple[Path, list[float]], full: Path, tiny: ResolvedBase, tmp_path: Path
+):
+    run, _ = trained
+    with pytest.raises(MergeError, match="left a whole model: publish it without --merged"):
+        ensure_merged(RunFolder(full), tiny.path)
+    with pytest.raises(MergeError, match="The adapter of run dpo-1 can't be merged") as caught:
+        ensure_merged(RunFolder(run), tmp_path / "gone")
+    assert "\n" not in str(caught.value)
+    assert not RunFolder(run).merged.exists()
+
+
+def test_merged_weights_are_published_as_a_fine_tune_and_pulled_again(
+    hub_double: HubDouble, trained: tuple[Path, list[float]], tiny: ResolvedBase, tmp_path: Path
+):
+    run, _ = trained
+    adapter = publish(run, repo="ada/lora")
+    done = publish(run, repo="ada/whole", merged_into=tiny.path)
+    repo = hub_double.repo("ada/whole")
+    assert [c.title for c in repo.commits][1:] == ["Add the model of run dpo-1"]
+    assert sorted(repo.head.files) == [".gitattributes", *MODEL_FILES]
+    assert repo.tags == {"run-dpo-1": done.revision}
+    told = metadata(repo.head.files["README.md"].data.decode())
+    assert told["base_model"] == "ada/tiny"
+    assert (told["base_model_relation"], told["library_name"]) == ("finetune", "transformers")
+    assert told["tags"] == ["votetune", "trl", "dpo", "merged"]
+    row = json.loads(repo.head.files["votetune.json"].data)
+    assert row["adapter_sha256"] == sha256_of(run / "adapter" / "adapter_model.safetensors")
+    assert row["weights_sha256"] == sha256_of(RunFolder(run).merged / "model.safetensors")
+    pulled = Registry(tmp_path / "elsewhere", tiny).get(f"ada/whole@{done.revision}")
+    assert pulled.tuning == "full"
+    assert (load_published(run), publish(run, repo="ada/lora")) == (adapter, adapter)
+    with pytest.raises(PublishError, match="holds an adapter already"):
+        publish(run, repo="ada/lora", merged_into=tiny.path)
+
+
+@pytest.mark.slow
+def test_a_stranger_loads_merged_weights_by_the_cards_own_two_lines(
+    hub_double: HubDouble, trained: tuple[Path, list[float]], tiny: ResolvedBase, tmp_path: Path
+):
+    run, expected = trained
+    publish(run, merged_into=tiny.path)
+    code = snippet(hub_double.repo("ada/tuned").head.files["README.md"].data.decode())
+    assert "peft" not in code
     answered = ask(code, hub_double.environment(tmp_path / "stranger"))
     assert answered == pytest.approx(expected, rel=1e-4, abs=1e-5)

@@ -18,7 +18,7 @@ from alignment.contest.promotions import Promotion, PromotionError
 from alignment.registry import RegisteredModel, Registry
 from annotation.comparing import Models
 from annotation.faults import Fault
-from annotation.journal.journal import Journal
+from annotation.journal.journal import Journal, JournalReader
 from annotation.schema import ModelRef, PairKind
 
 CONTEST_NOTE = "contest"
@@ -57,6 +57,37 @@ class Field:
             found.append((self.policy, self.base))
         return tuple(found)
 
+    def is_open(self, one: ModelRef, other: ModelRef) -> bool:
+        """Whether a vote on these two may still be swayed by what the others say.
+
+        Without a candidate nothing hangs on the votes: the base only measures the policy.
+        """
+        return self.candidate is not None and {one, other} in [{*pair} for pair in self.contests]
+
+
+def look_at_field(registry: Registry, journal: JournalReader) -> Field:
+    """The models in play now. Raises what Registry does."""
+    policy = registry.policy().ref
+    was_policy = {promotion.model for promotion in registry.promotions.history()}
+    dismissed = _dismissed(journal)
+    tuned = [
+        model
+        for model in registry.models()
+        if model.tuning and model.ref not in was_policy and model.ref.label not in dismissed
+    ]
+    return Field(registry.get("base").ref, policy, tuned[-1] if tuned else None)
+
+
+def load_comparisons(journal: JournalReader) -> list[Comparison]:
+    """Every vote that compared models and counts, oldest first."""
+    votes = journal.votes_on(PairKind.COMPARE)
+    pairs = journal.pairs(sorted({vote.pair_id for vote in votes}))
+    return comparisons_of(votes, {pair.id: pair for pair in pairs})
+
+
+def _dismissed(journal: JournalReader) -> set[str]:
+    return set((journal.note(DISMISSED_NOTE) or "").splitlines())
+
 
 class Contest:
     """The contest of one home. Safe to share between threads.
@@ -84,7 +115,7 @@ class Contest:
         """The models in play, as they were at most LOOK_EVERY_S ago. Raises what Registry does."""
         seen = self._seen
         if fresh or seen is None or self._clock() - seen[0] > LOOK_EVERY_S:
-            seen = self._seen = (self._clock(), self._look())
+            seen = self._seen = (self._clock(), look_at_field(self._registry, self._journal))
         return seen[1]
 
     def models(self) -> Models | None:
@@ -108,9 +139,7 @@ class Contest:
 
     def comparisons(self) -> list[Comparison]:
         """Every vote that compared models and counts, oldest first."""
-        votes = self._journal.votes_on(PairKind.COMPARE)
-        pairs = self._journal.pairs(sorted({vote.pair_id for vote in votes}))
-        return comparisons_of(votes, {pair.id: pair for pair in pairs})
+        return load_comparisons(self._journal)
 
     def gate(self) -> Gate | None:
         """Where the candidate stands; None while none waits."""
@@ -124,9 +153,7 @@ class Contest:
         field = self.field(fresh=True)
         found = self.comparisons()
         if closed_only:
-            # Without a candidate nothing hangs on the votes: the base only measures the policy.
-            open_ = [frozenset(pair) for pair in field.contests] if field.candidate else []
-            found = [c for c in found if frozenset((c.first, c.second)) not in open_]
+            found = [c for c in found if not field.is_open(c.first, c.second)]
         return build_leaderboard(found, field.base)
 
     def settle(self) -> Promotion | None:
@@ -148,7 +175,7 @@ class Contest:
         field = self.field(fresh=True)
         if field.candidate is None:
             raise ContestError("No model waits for promotion: there is none to dismiss.")
-        gone = sorted({*self._dismissed(), field.candidate.ref.label})
+        gone = sorted({*_dismissed(self._journal), field.candidate.ref.label})
         self._journal.set_note(DISMISSED_NOTE, "\n".join(gone)).result(COMMIT_TIMEOUT_S)
         self._seen = None
         return field.candidate
@@ -158,21 +185,6 @@ class Contest:
         promotion = self._registry.promotions.roll_back(self._registry.get("base").ref)
         self._after_promotion(promotion)
         return promotion
-
-    def _look(self) -> Field:
-        policy = self._registry.policy().ref
-        history = self._registry.promotions.history()
-        was_policy = {promotion.model for promotion in history}
-        dismissed = self._dismissed()
-        tuned = [
-            model
-            for model in self._registry.models()
-            if model.tuning and model.ref not in was_policy and model.ref.label not in dismissed
-        ]
-        return Field(self._registry.get("base").ref, policy, tuned[-1] if tuned else None)
-
-    def _dismissed(self) -> set[str]:
-        return set((self._journal.note(DISMISSED_NOTE) or "").splitlines())
 
     def _close_others(self, field: Field) -> None:
         """Take comparisons of models that are no longer in play out of it."""

@@ -5,13 +5,18 @@ measured. Never a person's name, a folder of this machine, or a token.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from alignment.hub.evidence import Evidence, describe_evidence
 from alignment.recipes import Loss, Method, Tuning
+from annotation.export_card import describe_alpha
+from annotation.quality.votes_measured import Figure
 
 BASE_FOLDER = "base"
 """Where a repository keeps the base's own files when the base is not on the Hub."""
+CURVES = "training_curves.png"
 
 
 class BaseKind(StrEnum):
@@ -29,6 +34,12 @@ class Lineage:
     `loss` is DPO's, None for another method; `flip_rate` is what the robust loss was told.
     `settings` and `versions` are names with values, in the order to show. `final` are the run's
     last figures. `license` is that of the base, None where it is unknown.
+
+    Each thing names the one that it was made from by hash: the weights (`weights_sha256`) the run's
+    spec, the `spec` (`spec_sha256`) the dataset, the dataset (`dataset_sha256`) its votes
+    (`votes_sha256`, None in a run from before those were kept). `dataset_repo` and
+    `dataset_commit` are None where the dataset is not on the Hub. `adapter_sha256` is that of the
+    adapter in a whole model that it was merged into. `agreement` is Krippendorff's α.
     """
 
     run: str
@@ -50,6 +61,13 @@ class Lineage:
     code_revision: str | None
     weights_sha256: str
     license: str | None
+    votes_sha256: str | None
+    dataset_repo: str | None
+    dataset_commit: str | None
+    agreement: Figure | None
+    spec: Mapping[str, object]
+    spec_sha256: str
+    adapter_sha256: str | None = None
 
     @property
     def tag(self) -> str:
@@ -58,7 +76,12 @@ class Lineage:
     @property
     def is_whole(self) -> bool:
         """Whether the weights are those of a whole model, which needs no base beside it."""
-        return self.tuning == "full"
+        return self.tuning == "full" or self.is_merged
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether they are the base's with an adapter added to them."""
+        return self.adapter_sha256 is not None
 
     def to_json(self) -> str:
         """The content of votetune.json; the same run gives the same bytes."""
@@ -66,11 +89,16 @@ class Lineage:
         for key in ("settings", "final", "versions"):
             row[key] = dict(row[key])
         kind = "votetune model" if self.is_whole else "votetune adapter"
-        return json.dumps({"kind": kind, "schema_version": 2} | row, indent=2) + "\n"
+        return json.dumps({"kind": kind, "schema_version": 3} | row, indent=2) + "\n"
 
 
-def build_card(lineage: Lineage, repo: str) -> str:
-    """README.md for `repo` (owner/name): metadata that the Hub understands, then plain words."""
+def build_card(
+    lineage: Lineage, repo: str, evidence: Evidence | None = None, *, has_curves: bool = False
+) -> str:
+    """README.md for `repo` (owner/name): metadata that the Hub understands, then plain words.
+
+    With `has_curves` the picture CURVES lies beside it.
+    """
     title = repo.rsplit("/", maxsplit=1)[-1]
     parts = [
         _metadata(lineage),
@@ -78,6 +106,8 @@ def build_card(lineage: Lineage, repo: str) -> str:
         _warning(lineage),
         _summary(lineage),
         _loading(lineage, repo),
+        describe_evidence(evidence or Evidence()),
+        _curves() if has_curves else "",
         _settings(lineage),
         _limits(lineage),
     ]
@@ -85,6 +115,7 @@ def build_card(lineage: Lineage, repo: str) -> str:
 
 
 def _metadata(lineage: Lineage) -> str:
+    # A LoRA adapter merged into its one base is a fine-tune to the Hub: its "merge" is of models.
     relation, library = ("finetune", "transformers") if lineage.is_whole else ("adapter", "peft")
     lines = []
     if lineage.base_kind is BaseKind.HUB:
@@ -92,10 +123,21 @@ def _metadata(lineage: Lineage) -> str:
     lines += [f"library_name: {library}", "pipeline_tag: text-generation"]
     if lineage.license:
         lines.append(f"license: {json.dumps(lineage.license)}")
-    lora = () if lineage.is_whole else ("lora",)
+    if lineage.dataset_repo:
+        lines += ["datasets:", f"- {lineage.dataset_repo}"]
+    kind = ("merged",) if lineage.is_merged else () if lineage.is_whole else ("lora",)
     synthetic = ("synthetic",) if lineage.synthetic_votes else ()
-    tags = ("votetune", "trl", lineage.method, *lora, *synthetic)
+    tags = ("votetune", "trl", lineage.method, *kind, *synthetic)
     return "\n".join(["---", *lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+
+def _curves() -> str:
+    return (
+        "## Training\n"
+        f"![Loss, reward accuracy and reward margin by step, training and held out]({CURVES})\n\n"
+        "Reward accuracy is the share of pairs whose chosen answer has the higher reward; believe "
+        "the held-out ones. None of these is a win rate."
+    )
 
 
 def _warning(lineage: Lineage) -> str:
@@ -110,14 +152,29 @@ def _warning(lineage: Lineage) -> str:
 
 def _summary(lineage: Lineage) -> str:
     what = "The whole model, fine-tuned" if lineage.is_whole else "A LoRA adapter trained"
+    if lineage.is_merged:
+        what = "The whole model: its base with a LoRA adapter merged into it, trained"
+    lines = [
+        f"Base: {_base(lineage)}, revision `{lineage.base_revision}`",
+        f"Dataset: {_dataset(lineage)}",
+        f"Agreement of the votes, Krippendorff's α (1 full, 0 chance): "
+        f"{describe_alpha(lineage.agreement)}",
+        f"Run: `{lineage.run}`, tagged `{lineage.tag}`; everything it pins is in `votetune.json`",
+    ]
     return (
         f"{what} with {_training(lineage)} on votes collected with Votetune: "
         f"{lineage.examples} preference examples out of {lineage.votes} votes by "
         f"{_voters(lineage)}, each on a blind pair of answers.\n\n"
-        f"- Base: {_base(lineage)}, revision `{lineage.base_revision}`\n"
-        f"- Dataset: sha256 of `train.jsonl` `{lineage.dataset_sha256}`\n"
-        f"- Run: `{lineage.run}`, tagged `{lineage.tag}`; everything it pins is in `votetune.json`"
+        + "\n".join(f"- {line}" for line in lines)
     )
+
+
+def _dataset(lineage: Lineage) -> str:
+    sha = f"sha256 of `train.jsonl` `{lineage.dataset_sha256}`"
+    if lineage.dataset_repo is None:
+        return f"not published; {sha}"
+    where = f"https://huggingface.co/datasets/{lineage.dataset_repo}/tree/{lineage.dataset_commit}"
+    return f"[{lineage.dataset_repo}]({where}) at `{lineage.dataset_commit}`; {sha}"
 
 
 def _voters(lineage: Lineage) -> str:
@@ -162,7 +219,8 @@ model = AutoModelForCausalLM.from_pretrained({where})"""
         code = _adapter_code(lineage, repo)
     return (
         f"## Loading\n```python\n{code}\n```\n"
-        f"In Votetune on the same base: `python app.py sample --model {repo}@{lineage.tag} …`."
+        f"In Votetune on the same base: `python app.py pull {repo}@{lineage.tag}`, then "
+        f"`python app.py sample --model {repo}@{lineage.tag} …`."
     )
 
 

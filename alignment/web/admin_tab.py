@@ -87,11 +87,11 @@ class AdminHandlers(Guarded):
         return f"Published as [{done.repo}]({done.url}) at `{done.commit[:12]}`."
 
     @acts("publish")
-    def publish(self, run_id: str | None, repo: str, request: gr.Request) -> str:
+    def publish(self, run_id: str | None, repo: str, merged: bool, request: gr.Request) -> str:
         if not run_id:
             raise gr.Error("No run is chosen: train one first.", print_exception=False)
         self._doing.touched(run_id, repo)
-        published = shown(lambda: self._pipeline.publish(run_id, repo))
+        published = shown(lambda: self._pipeline.publish(run_id, repo, merged=merged))
         return f"Published as [{published.repo}]({published.url}) at `{published.revision[:12]}`."
 
     @acts("pull a model")
@@ -166,6 +166,12 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
         repo = gr.Textbox(
             label="Publish the chosen run as", placeholder="my-aligned-model", elem_id="admin-repo"
         )
+        merged = gr.Checkbox(
+            label="As one whole model, merged into its base",
+            elem_id="admin-merged",
+            scale=0,
+            min_width=260,
+        )
         publish = gr.Button("Publish", elem_id="admin-publish", scale=0, min_width=180)
     published = gr.Markdown(elem_id="admin-published")
     with gr.Row(equal_height=True):
@@ -180,5 +186,5 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
     publish_dataset.click(
         handlers.publish_dataset, dataset_repo, dataset_published, api_name="publish_dataset"
     )
-    publish.click(handlers.publish, [run, repo], published, api_name="publish")
+    publish.click(handlers.publish, [run, repo, merged], published, api_name="publish")
     pull.click(handlers.pull, remote, pulled, api_name="pull")

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from html import escape
 
+from alignment.axes import nice_ticks, number
 from alignment.checks.votes import MIN_OVERLAPS, NOISY
 from alignment.web.markup import count_of, draw_table, safe_text
-from alignment.web.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks, number
+from alignment.web.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from annotation.quality.flags import LIMITS, short_name
 from annotation.quality.quality import Alpha, FlipRate, Share, SplitPair
 from annotation.quality.report import QualityReport
