@@ -333,6 +333,33 @@ def deploy(
 
 
 @cli.command()
+def lineage(
+    model: Annotated[str, typer.Argument(help="policy, a run's id or a Hub repo[@revision].")],
+) -> None:
+    """Walk from a model back to its votes, and check each hash on the way."""
+    from alignment.commands.lineage import load_trace, to_text
+    from alignment.pipeline import open_pipeline, open_reader
+
+    home, settings = _home(), load_settings(AlignmentSettings)
+    with open_reader(home) as journal, open_pipeline(home, settings) as pipeline:
+        print(to_text(load_trace(home, settings, pipeline, journal, model)))
+
+
+@cli.command()
+def reproduce(
+    model: Annotated[str, typer.Argument(help="A run's id, or repo[@revision] on the Hub.")],
+) -> None:
+    """Train a model again from what it pins; exit status 1 unless it comes out the same."""
+    from alignment.commands.reproduce import check_reproduced
+    from alignment.commands.reproduce import reproduce as train_again
+
+    with _logged("reproduce", model):
+        found = train_again(_home(), load_settings(AlignmentSettings), model)
+    check_reproduced(found)
+    print(found.line)
+
+
+@cli.command()
 def bakeoff(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each run; by the examples if unset.")

@@ -81,7 +81,7 @@ def public_spec(spec: TrainingSpec) -> dict[str, object]:
     """`spec` as JSON holds it, without a path of this machine and without where it was trained."""
     row = asdict(spec)
     del row["base_path"], row["where"]
-    if spec.base.base.startswith("/"):
+    if is_folder(spec):
         row["base"]["base"] = Path(spec.base.base).name
     told: dict[str, object] = json.loads(json.dumps(row))
     return told
@@ -100,10 +100,15 @@ def sha256_of_row(row: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_folder(spec: TrainingSpec) -> bool:
+    """Whether the base was a folder of the machine that trained on it."""
+    return spec.base.base.startswith("/")
+
+
 def _kind(spec: TrainingSpec) -> BaseKind:
     if spec.base.base == STARTER:
         return BaseKind.STARTER
-    return BaseKind.FOLDER if spec.base.base.startswith("/") else BaseKind.HUB
+    return BaseKind.FOLDER if is_folder(spec) else BaseKind.HUB
 
 
 def _settings(spec: TrainingSpec) -> dict[str, object]:

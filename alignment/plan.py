@@ -54,8 +54,8 @@ def plan_run(
         base_path=base.path.absolute(),
         dataset_sha256=dataset_sha256,
         examples=examples,
-        code_revision=_code_revision(),
-        versions=tuple((name, importlib.metadata.version(name)) for name in _PACKAGES),
+        code_revision=code_revision(),
+        versions=package_versions(),
         flip_rate=options.flip_rate,
         where=options.where,
     )
@@ -143,7 +143,12 @@ def _recipe(options: TrainingOptions, parameters: int) -> Recipe:
     return replace(preset, **wanted)
 
 
-def _code_revision() -> str | None:
+def package_versions() -> tuple[tuple[str, str], ...]:
+    """The packages that training depends on, by name and version."""
+    return tuple((name, importlib.metadata.version(name)) for name in _PACKAGES)
+
+
+def code_revision() -> str | None:
     """The commit of this code, or None where it is not a git checkout."""
     command = ["git", "-C", str(_ROOT), "rev-parse", "HEAD"]
     try:

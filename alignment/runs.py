@@ -94,6 +94,10 @@ class Runs:
             dataset_repo=pinned.repo if pinned else None,
             dataset_commit=pinned.commit if pinned else None,
         )
+        return self.start_as(spec, export)
+
+    def start_as(self, spec: TrainingSpec, export: Export) -> Run:
+        """Start a run on `export` that is `spec` and nothing else, as `start` does."""
         self._place(spec).check(spec)
         self._path.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._path):

@@ -44,6 +44,7 @@ WEIGHTS = {
     "alignment/training/sift.py",
     "alignment/training/trainers.py",
     "alignment/training/watch.py",
+    "alignment/training/weights_gap.py",
     "alignment/starter.py",
 }
 ONLY_IN = {
