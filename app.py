@@ -333,6 +333,25 @@ def deploy(
 
 
 @cli.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="owner/name[@revision] on the Hub.")],
+) -> None:
+    """Fetch an adapter or a fine-tuned model of this base from the Hub; its size comes first."""
+    from alignment.base import resolve_base
+    from alignment.commands.pull import pull_here
+    from alignment.pipeline import count_votes
+    from alignment.pulls import Pulls
+    from alignment.registry import Registry
+
+    home, settings = _home(), load_settings(AlignmentSettings)
+    base = resolve_base(settings, home.root, has_votes=count_votes(home) > 0)
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    with _logged("pull a model", repo):
+        pulled = pull_here(Pulls(Registry(home.root, base, token=token)), repo)
+    print(pulled.name)
+
+
+@cli.command()
 def lineage(
     model: Annotated[str, typer.Argument(help="policy, a run's id or a Hub repo[@revision].")],
 ) -> None:

@@ -16,11 +16,13 @@ from alignment.checks.material import Material
 from alignment.checks.votes import measure_flips
 from alignment.doctor import Diagnosis, diagnose, examine
 from alignment.estimate import Estimate, check_room, estimate_run
+from alignment.hub.meter import Meter
 from alignment.places.jobs import JobQuote, jobs_quote
 from alignment.places.known import known_places
 from alignment.places.warm import WarmWorker
 from alignment.plan import plan_run
 from alignment.publish import Published, publish_run
+from alignment.pulls import Pulls, parse_name
 from alignment.recipes import Method, TrainingOptions, TrainingSpec
 from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, RunError, Runs
@@ -73,6 +75,7 @@ class Pipeline:
         token = settings.hf_token
         self._token = token.get_secret_value() if token else None
         self.registry = Registry(home.root, base, token=self._token)
+        self.pulls = Pulls(self.registry)
         self.runs = Runs(home.root, known_places(settings, warm))
         self.bakeoffs = Bakeoffs(home.root)
 
@@ -237,10 +240,11 @@ class Pipeline:
         """The folder of the base of `run`: this home's own where it is the same."""
         return self.base.path if run.spec.base == self.base.ref else run.spec.base_path
 
-    def pull(self, name: str) -> RegisteredModel:
-        """Register the aligned model `owner/name[@revision]` of the Hub. Raises RegistryError."""
-        repo, _, revision = name.strip().partition("@")
-        return self.registry.pull(repo, revision or None)
+    def pull(self, name: str, *, meter: Meter | None = None) -> RegisteredModel:
+        """Register the aligned model `owner/name[@revision]` of the Hub. Raises RegistryError, or
+        Cancelled where `meter` was told so.
+        """
+        return self.registry.pull(*parse_name(name), meter=meter)
 
 
 def default_sampling(base: ResolvedBase, *, seed: int = 0) -> Sampling:

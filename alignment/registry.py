@@ -12,8 +12,16 @@ from pathlib import Path
 
 from alignment.base import BaseModelError, ResolvedBase, bound_base, resolve_base
 from alignment.contest.promotions import Promotions
+from alignment.hub.meter import Meter
 from alignment.hub.model_files import ModelFilesError, sha256_of
-from alignment.hub.pull import Pulled, PullError, list_pulled, pull_tuned
+from alignment.hub.pull import (
+    Pulled,
+    PullError,
+    PullSize,
+    list_pulled,
+    pull_tuned,
+    size_up,
+)
 from alignment.hub.tuned import check_tuned, check_whole_model, tuned_weight_files, tuning_of
 from alignment.recipes import Tuning
 from alignment.run_store import RunFolder, RunState
@@ -106,17 +114,30 @@ class Registry:
             raise RegistryError(self._why_no_run(name))
         return found
 
-    def pull(self, repo: str, revision: str | None) -> RegisteredModel:
+    def size_up(self, repo: str, revision: str | None) -> PullSize:
+        """What `pull` would fetch, and how much that is. Raises RegistryError as `pull` does."""
+        _check_repo(repo)
+        try:
+            return size_up(self._home / "models", self._base, repo, revision, token=self._token)
+        except PullError as error:
+            raise RegistryError(str(error)) from None
+
+    def pull(
+        self, repo: str, revision: str | None, *, meter: Meter | None = None
+    ) -> RegisteredModel:
         """Fetch an adapter or a fine-tuned model of the Hub, pinned to a commit; register it.
 
-        Raises RegistryError, with nothing registered: no network, no such repository or revision,
-        gated, neither plain LoRA nor a whole model as safetensors, too big, or of another base.
+        `meter` tells how far it is and may cancel it. Raises Cancelled, or RegistryError, with
+        nothing registered: no network, no such repository or revision, gated, neither plain LoRA
+        nor a whole model as safetensors, too big, or of another base.
         """
         _check_repo(repo)
         models = self._home / "models"
         try:
             with self._pulling:
-                found = pull_tuned(models, self._base, repo, revision, token=self._token)
+                found = pull_tuned(
+                    models, self._base, repo, revision, token=self._token, meter=meter
+                )
         except PullError as error:
             kind = _Unreachable if error.unreachable else RegistryError
             raise kind(str(error)) from None

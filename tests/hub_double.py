@@ -7,6 +7,7 @@ real one. Faults are injected by pattern, and every request is remembered. Jobs 
 what surrounds a Space in hub_spaces.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -63,6 +64,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     torn: bool = False
     after: bool = False
+    held: threading.Event | None = None
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,12 @@ class HubDouble:
         """Close the connection inside the answer; with `after`, the request was carried out."""
         self.faults.append(Fault(pattern, times, torn=True, after=after))
 
+    def hold(self, pattern: str) -> threading.Event:
+        """Send half of the next matching answer, and the rest once the event is set."""
+        held = threading.Event()
+        self.faults.append(Fault(pattern, after=True, held=held))
+        return held
+
     def lines(self, pattern: str = "") -> list[str]:
         return [r.line for r in self.requests if re.search(pattern, r.line)]
 
@@ -257,6 +265,9 @@ class HubDouble:
             raise ConnectionResetError("torn on purpose")
         if fault is not None and fault.status is not None:
             response = JSONResponse({"error": "injected"}, fault.status, fault.headers)
+        if fault is not None and fault.held is not None:
+            await send_halves(response, send, fault.held)
+            return
         await response(scope, receive, send)
 
     def _take_fault(self, line: str) -> Fault | None:
@@ -417,7 +428,7 @@ class HubDouble:
                 {
                     "path": file["path"],
                     "uploadMode": "lfs" if file["path"].endswith(LFS_NAMES) else "regular",
-                    "shouldIgnore": file["path"] in self.ignored,
+                    "shouldIgnore": file["path"] in self.ignored | git_ignored(at),
                     "oid": known.etag if known else None,
                 }
             )
@@ -452,9 +463,12 @@ class HubDouble:
         at = self._at(repo, branch)
         parent = header.get("parentCommit")
         if parent is not None and not at.oid.startswith(parent.lower()):
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+            raise Refusal(412, "The branch was updated since you opened this page")
         files = dict(at.files)
+        ignored = git_ignored(at)
         for line in lines:
+            if line["key"] in ("file", "lfsFile") and line["value"]["path"] in ignored:
+                continue
             apply_line(files, line["key"], line["value"], self.storage)
         made = repo.commit(header["summary"], files, branch)
         return JSONResponse(
@@ -530,7 +544,23 @@ def seen_token(request: Request) -> str:
     return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
+async def send_halves(response: Response, send, held: threading.Event) -> None:
+    middle = len(response.body) // 2
+    start = {"type": "http.response.start", "status": response.status_code}
+    await send({**start, "headers": response.raw_headers})
+    half = {"type": "http.response.body", "body": bytes(response.body[:middle]), "more_body": True}
+    await send(half)
+    await asyncio.to_thread(held.wait, 60)
+    await send({"type": "http.response.body", "body": bytes(response.body[middle:])})
+
+
 TORN_HEADERS = {"headers": [(b"content-length", b"100000"), (b"content-type", b"application/json")]}
+
+
+def git_ignored(at: Commit) -> set[str]:
+    """The plain names in a .gitignore that lies there, which keep files out of an upload."""
+    held = at.files.get(".gitignore")
+    return set(held.data.decode().split()) if held else set()
 
 
 def apply_line(files: dict[str, Blob], key: str, value: dict, storage: dict[str, bytes]) -> None:

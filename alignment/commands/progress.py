@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -31,6 +33,19 @@ def progress_bars() -> Iterator[Progress]:
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield bars
+
+
+@contextmanager
+def download_bars() -> Iterator[Progress]:
+    """As `progress_bars`, counting bytes."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        DownloadColumn(),
+        TransferSpeedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
         yield bars

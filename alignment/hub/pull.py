@@ -5,6 +5,7 @@ this home's base at its revision (`alignment.hub.tuned`); a pull that fails leav
 """
 
 import json
+import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
@@ -12,10 +13,12 @@ from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
+import psutil
 from huggingface_hub import hf_hub_download
 
 from alignment.base import SMALL_FILES, ResolvedBase
 from alignment.base import WEIGHTS as MODEL_WEIGHTS
+from alignment.hub.meter import Meter
 from alignment.hub.model_files import ModelFilesError, sha256_of, weight_files
 from alignment.hub.tuned import (
     CARD,
@@ -27,6 +30,7 @@ from alignment.hub.tuned import (
     check_tuned,
     check_whole_model,
 )
+from alignment.recipes import Tuning
 from annotation.faults import Fault
 from annotation.hub.client import (
     COMMIT,
@@ -80,31 +84,90 @@ class Pulled:
         return revision is None or by_commit or revision in self.asked
 
 
+@dataclass(frozen=True, slots=True)
+class PullSize:
+    """What a pull of `name` (repo@commit) would fetch: nothing where it `is_here`."""
+
+    name: str
+    tuning: Tuning
+    files: int
+    bytes: int
+    is_here: bool
+
+    @property
+    def line(self) -> str:
+        what = "a whole model" if self.tuning == "full" else "an adapter"
+        if self.is_here:
+            return f"{self.name} is here already: {what}, nothing to fetch."
+        return f"{self.name}: {what}, {say_bytes(self.bytes)} in {self.files} files."
+
+
+def say_bytes(count: int) -> str:
+    """With three digits at most, in powers of 1000: 812 bytes, 4.21 MB, 16.4 GB."""
+    if count < 1000:
+        return f"{count} bytes"
+    size, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.{max(0, 2 - int(size >= 10) - int(size >= 100))}f} {unit}"
+
+
 def list_pulled(models: Path) -> list[Pulled]:
     """What was pulled into `models`, oldest first."""
     found = [_load_record(record) for record in models.glob(f"*--*/*/{RECORD}")]
     return sorted((p for p in found if p), key=lambda p: (p.pulled_at, p.commit))
 
 
-def pull_tuned(
+def size_up(
     models: Path, base: ResolvedBase, repo: str, revision: str | None, *, token: str | None
+) -> PullSize:
+    """What `pull_tuned` would fetch, asked of the Hub without fetching it. Raises PullError."""
+    label = _label(repo, revision)
+    try:
+        remote = _find(repo, revision, token)
+        small, weights = _wanted(remote, base)
+    except HubError as error:
+        raise _refusal(label, error) from None
+    except ModelFilesError as error:
+        raise _unfit(label, error) from None
+    files = [*small, *weights]
+    return PullSize(
+        name=f"{remote.id}@{remote.commit[:12]}",
+        tuning="full" if _is_whole_model(remote) else "lora",
+        files=len(files),
+        bytes=sum(file.size or 0 for file in files),
+        is_here=_is_whole(_folder(models, remote), base),
+    )
+
+
+def pull_tuned(
+    models: Path,
+    base: ResolvedBase,
+    repo: str,
+    revision: str | None,
+    *,
+    token: str | None,
+    meter: Meter | None = None,
 ) -> Pulled:
     """Fetch `repo` at `revision` (None: its main branch) into `models`, pinned to the commit.
 
     Of an adapter come its config and weights (at most 2 GiB), of a whole model also its tokenizer
     (weights of at most TIMES_THE_BASE the base's own); of both README.md and votetune.json where
-    they are there. Raises PullError, having registered nothing.
+    they are there. `meter` tells how far it is and may cancel it. Raises PullError or Cancelled,
+    having registered nothing.
     """
-    label = f"{repo}@{revision}" if revision else repo
+    label = _label(repo, revision)
     try:
-        remote = call_again(lambda: probe(repo, revision, token=token), attempts=3, deadline_s=8.0)
-        folder = models / remote.id.replace("/", "--") / remote.commit
+        remote = _find(repo, revision, token)
+        folder = _folder(models, remote)
         if not _is_whole(folder, base):
-            _fetch(remote, base, models, folder, token)
+            _fetch(remote, base, models, folder, token, meter or Meter())
     except HubError as error:
         raise _refusal(label, error) from None
     except ModelFilesError as error:
-        raise PullError(f"{label} can't be used: {error}: choose another model.") from None
+        raise _unfit(label, error) from None
     except OSError as error:
         raise PullError(
             f"{label} can't be kept in {models} ({error.strerror}): free some space."
@@ -118,23 +181,54 @@ def pull_tuned(
     return pulled
 
 
+def _label(repo: str, revision: str | None) -> str:
+    return f"{repo}@{revision}" if revision else repo
+
+
+def _find(repo: str, revision: str | None, token: str | None) -> RemoteRepo:
+    return call_again(lambda: probe(repo, revision, token=token), attempts=3, deadline_s=8.0)
+
+
+def _folder(models: Path, remote: RemoteRepo) -> Path:
+    return models / remote.id.replace("/", "--") / remote.commit
+
+
+def _unfit(label: str, error: ModelFilesError) -> PullError:
+    return PullError(f"{label} can't be used: {error}: choose another model.")
+
+
+def _is_whole_model(remote: RemoteRepo) -> bool:
+    return remote.file(CONFIG) is None and remote.file(MODEL_CONFIG) is not None
+
+
+def _wanted(remote: RemoteRepo, base: ResolvedBase) -> tuple[list[RemoteFile], list[RemoteFile]]:
+    """Small files and weights to fetch; ModelFilesError where some are missing or too big."""
+    return _whole_model_files(remote, base) if _is_whole_model(remote) else _adapter_files(remote)
+
+
 def _fetch(
-    remote: RemoteRepo, base: ResolvedBase, models: Path, folder: Path, token: str | None
+    remote: RemoteRepo,
+    base: ResolvedBase,
+    models: Path,
+    folder: Path,
+    token: str | None,
+    meter: Meter,
 ) -> None:
-    whole = remote.file(CONFIG) is None and remote.file(MODEL_CONFIG) is not None
-    small, weights = _whole_model_files(remote, base) if whole else _adapter_files(remote)
+    small, weights = _wanted(remote, base)
+    meter.begin(sum(file.size or 0 for file in (*small, *weights)))
     models.mkdir(parents=True, exist_ok=True)
-    incoming = models / f".incoming-{uuid.uuid4().hex}"
+    _sweep(models)
+    incoming = models / f".incoming-{os.getpid()}-{uuid.uuid4().hex}"
     try:
         for file in small:
-            _download(remote, file, incoming, token)
+            _download(remote, file, incoming, token, meter)
         # Before gigabytes come: what was tuned from another base is refused now.
-        if whole:
+        if _is_whole_model(remote):
             check_whole_model(incoming, base, made_from=None, weights=False)
         else:
             check_adapter_config(incoming, base.ref)
         for file in weights:
-            _download(remote, file, incoming, token)
+            _download(remote, file, incoming, token, meter)
         check_tuned(incoming, base)
         shutil.rmtree(incoming / ".cache", ignore_errors=True)
         pulled = Pulled(remote.id, remote.commit, (), utc_now(), incoming)
@@ -146,6 +240,14 @@ def _fetch(
         shutil.rmtree(incoming, ignore_errors=True)
 
 
+def _sweep(models: Path) -> None:
+    """Remove what pulls left here whose process was killed."""
+    for left in models.glob(".incoming-*"):
+        pid = left.name.split("-")[1]
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _is_whole(folder: Path, base: ResolvedBase) -> bool:
     try:
         check_tuned(folder, base)
@@ -155,7 +257,6 @@ def _is_whole(folder: Path, base: ResolvedBase) -> bool:
 
 
 def _adapter_files(remote: RemoteRepo) -> tuple[list[RemoteFile], list[RemoteFile]]:
-    """Small files and weights to fetch; ModelFilesError where some are missing or too big."""
     config, weights = remote.file(CONFIG), remote.file(WEIGHTS)
     if config is None:
         raise ModelFilesError(
@@ -173,7 +274,6 @@ def _adapter_files(remote: RemoteRepo) -> tuple[list[RemoteFile], list[RemoteFil
 def _whole_model_files(
     remote: RemoteRepo, base: ResolvedBase
 ) -> tuple[list[RemoteFile], list[RemoteFile]]:
-    """As `_adapter_files`, of a whole model."""
     top = [file for file in remote.files if "/" not in file.name]
     single = [file for file in top if file.name == "model.safetensors"]
     weights = single or [file for file in top if fnmatch(file.name, MODEL_WEIGHTS)]
@@ -204,11 +304,19 @@ def _check_size(file: RemoteFile, limit: int) -> None:
         )
 
 
-def _download(remote: RemoteRepo, file: RemoteFile, folder: Path, token: str | None) -> None:
+def _download(
+    remote: RemoteRepo, file: RemoteFile, folder: Path, token: str | None, meter: Meter
+) -> None:
     def fetch() -> Path:
+        meter.check()
         return Path(
             hf_hub_download(
-                remote.id, file.name, revision=remote.commit, local_dir=folder, token=token
+                remote.id,
+                file.name,
+                revision=remote.commit,
+                local_dir=folder,
+                token=token,
+                tqdm_class=meter.bars(),
             )
         )
 
@@ -216,6 +324,7 @@ def _download(remote: RemoteRepo, file: RemoteFile, folder: Path, token: str | N
     is_sha256 = file.oid is not None and len(file.oid) == 64
     if path.stat().st_size != file.size or (is_sha256 and sha256_of(path) != file.oid):
         raise ModelFilesError(f"{file.name} came damaged, so it was thrown away")
+    meter.finish_file(file.size or 0)
 
 
 def _refusal(label: str, error: HubError) -> PullError:

@@ -81,24 +81,41 @@ class AdminHandlers(Guarded):
         return gr.update(value=files, visible=True), saved
 
     @acts("publish the dataset")
-    def publish_dataset(self, repo: str, request: gr.Request) -> str:
+    def publish_dataset(self, repo: str | None, request: gr.Request) -> str:
+        if not repo:
+            raise gr.Error("No name is given: write one for the dataset.", print_exception=False)
         self._doing.touched(repo)
         done = shown(lambda: self._pipeline.publish_dataset(repo))
         return f"Published as [{done.repo}]({done.url}) at `{done.commit[:12]}`."
 
     @acts("publish")
-    def publish(self, run_id: str | None, repo: str, merged: bool, request: gr.Request) -> str:
+    def publish(
+        self, run_id: str | None, repo: str, merged: bool | None, request: gr.Request
+    ) -> str:
         if not run_id:
             raise gr.Error("No run is chosen: train one first.", print_exception=False)
         self._doing.touched(run_id, repo)
-        published = shown(lambda: self._pipeline.publish(run_id, repo, merged=merged))
+        published = shown(lambda: self._pipeline.publish(run_id, repo, merged=bool(merged)))
         return f"Published as [{published.repo}]({published.url}) at `{published.revision[:12]}`."
+
+    @looks
+    def size_up(self, name: str | None, request: gr.Request) -> str:
+        return shown(lambda: self._pipeline.pulls.size_up(name or "")).line
 
     @acts("pull a model")
     def pull(self, name: str, request: gr.Request) -> str:
         self._doing.touched(name)
-        model = shown(lambda: self._pipeline.pull(name))
-        return f"`{model.name}` is here: choose it in the Compare tab."
+        return shown(lambda: self._pipeline.pulls.start(name)).line
+
+    @acts("cancel a pull")
+    def cancel_pull(self, request: gr.Request) -> str:
+        return shown(self._pipeline.pulls.cancel).line
+
+    @looks
+    def pulled(self, seen: str, request: gr.Request) -> Any:
+        """How the latest pull stands; what the page shows stays where that is the same."""
+        status = self._pipeline.pulls.status()
+        return gr.skip() if status is None or status.line == seen else (status.line, status.line)
 
 
 def build_admin_page(
@@ -124,7 +141,7 @@ def build_admin_page(
         run = build_training_section(training, page, timer)
         build_bakeoff_section(bakeoff, page, timer)
         build_leaderboard_section(leaderboard, page, timer)
-        _build_hub(handlers, run)
+        _build_hub(handlers, run, page, timer)
         build_audit_section(audit, page, timer)
     page.queue(default_concurrency_limit=4)
     return page
@@ -150,7 +167,7 @@ def _build_dataset(handlers: AdminHandlers) -> None:
     export.click(handlers.export, None, [files, summary], api_name="export")
 
 
-def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
+def _build_hub(handlers: AdminHandlers, run: gr.Dropdown, page: gr.Blocks, timer: gr.Timer) -> None:
     gr.Markdown("## Hub")
     with gr.Row(equal_height=True):
         dataset_repo = gr.Textbox(
@@ -180,11 +197,18 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown) -> None:
             placeholder="owner/name or owner/name@revision",
             elem_id="admin-remote",
         )
-        pull = gr.Button("Pull", elem_id="admin-pull", scale=0, min_width=180)
+        size_up = gr.Button("How big?", elem_id="admin-size-up", scale=0, min_width=110)
+        pull = gr.Button("Pull", elem_id="admin-pull", scale=0, min_width=110)
+        cancel = gr.Button("Cancel", elem_id="admin-cancel-pull", scale=0, min_width=110)
     pulled = gr.Markdown(elem_id="admin-pulled")
+    seen = gr.State("")
 
     publish_dataset.click(
         handlers.publish_dataset, dataset_repo, dataset_published, api_name="publish_dataset"
     )
     publish.click(handlers.publish, [run, repo, merged], published, api_name="publish")
+    size_up.click(handlers.size_up, remote, pulled, api_name="size_up_pull")
     pull.click(handlers.pull, remote, pulled, api_name="pull")
+    cancel.click(handlers.cancel_pull, None, pulled, api_name="cancel_pull")
+    page.load(handlers.pulled, seen, [pulled, seen], api_name="pulled", **QUIET)
+    timer.tick(handlers.pulled, seen, [pulled, seen], api_name="poll_pulled", **QUIET)
