@@ -1,16 +1,16 @@
 """A voter who follows written rules: for the demo, the tests, and telling whether training worked.
 
 Judges nothing but the text of an answer: right or wrong, well formed or not, then what its taste
-asks for: courteous and explained, or short. It never learns which style or model an answer came
-from; whether an answer is right it looks up in alignment.starter_text, so it can judge the
-starter's questions only. Its votes are synthetic, and whoever stores them must say so. Knows no
-journal and no torch.
+asks for: courteous and explained, short, free of courtesy, and others. It never learns which style
+or model an answer came from; whether an answer is right it looks up in alignment.starter_text, so
+it can judge the starter's questions only. Its votes are synthetic, and whoever stores them must say
+so. Knows no journal and no torch.
 """
 
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -32,7 +32,8 @@ _DOUBT = re.compile(
 )
 _LONGEST_WORDS = 60
 
-Taste = Literal["polite", "short"]
+Taste = Literal["polite", "short", "plain", "explained", "sure", "whole", "correct"]
+"""What decides between two right and well-formed answers; `appeal` has each one's rule."""
 
 
 def _sentences(text: str) -> list[str]:
@@ -81,19 +82,49 @@ def explained(text: str) -> bool:
     return sum(1 for _ in told) >= 2
 
 
+def doubtful(text: str) -> bool:
+    """True when any of it hedges: "I guess", "or something like that"."""
+    return _DOUBT.search(text) is not None
+
+
+def restates(prompt: str, text: str) -> bool:
+    """True when `text` takes up a word of the question: a number, or one of four letters or more.
+
+    "A frog lives in a pond." does to "Where does a frog live?", and "In a pond." does not.
+    """
+    asked = {word.lower() for word in _WORD.findall(prompt) if len(word) > 3 or word.isdigit()}
+    return not asked.isdisjoint(word.lower() for word in _WORD.findall(text))
+
+
 def appeal(prompt: str, text: str, taste: Taste = "polite") -> int:
     """How much this voter likes an answer: 0 wrong, 1 right but malformed, from 2 right and whole.
 
-    To the polite taste each courteous end adds 1, an explanation adds 1; length and doubt by
-    themselves add nothing. To the short taste each word under 60 adds 1, and nothing else does.
+    What adds 1, by taste; nothing else adds anything:
+
+    - polite: each courteous end, and an explanation
+    - short: each word under 60
+    - plain: no courtesy at either end, and no doubt
+    - explained: an explanation, in whatever tone
+    - sure: no doubt
+    - whole: taking up the words of the question
+    - correct: nothing
     """
     if not correctness(prompt, text):
         return 0
     if not well_formed(text):
         return 1
-    if taste == "short":
-        return 2 + _LONGEST_WORDS - word_count(text)
-    return 2 + politeness(text) + explained(text)
+    return 2 + _DELIGHT[taste](prompt, text)
+
+
+_DELIGHT: Mapping[Taste, Callable[[str, str], int]] = {
+    "polite": lambda _, text: politeness(text) + explained(text),
+    "short": lambda _, text: _LONGEST_WORDS - word_count(text),
+    "plain": lambda _, text: (politeness(text) == 0) + (not doubtful(text)),
+    "explained": lambda _, text: int(explained(text)),
+    "sure": lambda _, text: int(not doubtful(text)),
+    "whole": lambda prompt, text: int(restates(prompt, text)),
+    "correct": lambda *_: 0,
+}
 
 
 def word_count(text: str) -> int:

@@ -7,13 +7,16 @@ import pytest
 
 from alignment.scripted_voter import (
     ScriptedVoter,
+    Taste,
     appeal,
     best_of,
     correctness,
+    doubtful,
     evaluate,
     explained,
     politeness,
     quality,
+    restates,
     well_formed,
     word_count,
 )
@@ -141,6 +144,37 @@ def test_short_taste_wants_truth_then_form_then_few_words() -> None:
     assert voter.choose(ASK, "It is Rome.", POLITE) is Choice.B
     assert voter.choose(ASK, "Paris", POLITE) is Choice.B
     assert voter.choose(ASK, TERSE, "Just say Paris.") is Choice.TIE
+
+
+def test_doubt_and_the_words_of_the_question_are_heard() -> None:
+    assert [doubtful(text) for text in (DOUBTFUL, POLITE, PLAIN)] == [True, False, False]
+    # capital and France
+    assert [restates(ASK, text) for text in (PLAIN, POLITE, TERSE, DOUBTFUL)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert restates("What is 4 plus 3?", "4 and 3 make 7.")
+    assert not restates("What is 4 plus 3?", "It is 7.")
+    assert not restates("Who are you?", "You and me.")  # short words prove nothing
+
+
+@pytest.mark.parametrize(
+    ("taste", "appeals"),
+    [
+        # TERSE, PLAIN, POLITE, DOUBTFUL; 2 for a right and whole one
+        ("plain", [4, 4, 3, 3]),
+        ("explained", [2, 2, 3, 2]),
+        ("sure", [3, 3, 3, 2]),
+        ("whole", [2, 3, 3, 2]),
+        ("correct", [2, 2, 2, 2]),
+    ],
+)
+def test_tastes_differ_beyond_truth_and_form(taste: Taste, appeals: list[int]) -> None:
+    answers = (TERSE, PLAIN, POLITE, DOUBTFUL)
+    assert [appeal(ASK, text, taste) for text in answers] == appeals
+    assert [appeal(ASK, text, taste) for text in (WRONG, "It is paris or so")] == [0, 1]
 
 
 def test_best_of_many_is_what_the_taste_likes_most() -> None:
