@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -22,8 +22,7 @@ from alignment.recipes import Loss, Method, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home
-from annotation.settings import AnnotationSettings, SpaceEnvironment, load_settings
-from annotation.space_needs import Need, space_needs
+from annotation.settings import AnnotationSettings, load_settings
 
 if TYPE_CHECKING:
     from alignment.runs import Runs
@@ -52,25 +51,10 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the app on GRADIO_SERVER_NAME and GRADIO_SERVER_PORT."""
-    if context.invoked_subcommand is not None:
-        return
-    space = load_settings(SpaceEnvironment)
-    needs = space_needs(space)
-    if any(need.required for need in needs):
-        _serve_setup_page(space, needs, None)
-        return
-    try:
-        annotation, alignment = load_settings(AnnotationSettings), load_settings(AlignmentSettings)
-        # Only now: gradio reads some of the same variables at import, and fails without a word.
-        from alignment.web.serve import serve_app
+    if context.invoked_subcommand is None:
+        from alignment.web.start import start_app
 
-        serve_app(annotation, alignment, synthetic=synthetic)
-    except Fault as fault:
-        if not space.on_space:
-            raise
-        # A Space that ends shows its visitors a stack trace at best; its log has the line too.
-        print(" ".join(str(fault).split()), file=sys.stderr, flush=True)
-        _serve_setup_page(space, needs, str(fault))
+        start_app(synthetic=synthetic)
 
 
 @cli.command()
@@ -413,12 +397,6 @@ def demo(
     from alignment.commands.demo import run_demo
 
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
-
-
-def _serve_setup_page(space: SpaceEnvironment, needs: Sequence[Need], said: str | None) -> None:
-    from alignment.web.setup_page import serve_setup_page
-
-    serve_setup_page(space, needs, said)
 
 
 def _home() -> Home:

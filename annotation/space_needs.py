@@ -42,6 +42,17 @@ def _needs(space: SpaceEnvironment) -> Iterator[Need]:
         )
     yield from _argilla_needs(space)
     yield from _backup_needs(space)
+    named = [name.strip().lower() for name in (space.admin_users or "").split(",")]
+    author = space.space_author_name
+    if space.admin_users and author and author.lower() not in named:
+        yield Need(
+            "ADMIN_USERS",
+            "variable",
+            required=False,
+            why=f"It is {space.admin_users}: they may open this Space's admin page. A copy of a "
+            "Space keeps its original's variables.",
+            how=f"Those who may, {author} say; deleted, it is the Space's owner.",
+        )
     if space.generation_url and space.generation_api_key is None:
         yield Need(
             "GENERATION_API_KEY",

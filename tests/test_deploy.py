@@ -44,7 +44,8 @@ def plan(hub_double: HubDouble, monkeypatch: pytest.MonkeyPatch) -> Plan:
 def test_a_new_space_gets_all_it_needs_and_a_second_run_changes_nothing(
     hub_double: HubDouble, plan: Plan
 ) -> None:
-    env = {"ADMIN_TOKEN": "a" * 20, "BASE_MODEL": "org/base", "OWN_PROMPTS": "moderated"}
+    env = {"ADMIN_TOKEN": "a" * 20, "BASE_MODEL": "org/base", "ADMIN_USERS": "grace,ada"}
+    env |= {"WARM_TRAINER": "false", "OWN_PROMPTS": "moderated"}
     told: list[str] = []
     url = plan(env=env, hardware="cpu-upgrade").carry_out(told.append)
     assert url == "https://huggingface.co/spaces/ada/votes"
@@ -52,7 +53,9 @@ def test_a_new_space_gets_all_it_needs_and_a_second_run_changes_nothing(
     assert space.sdk == "gradio"
     assert space.hardware == "cpu-upgrade"
     assert space.variables == {
+        "ADMIN_USERS": "ada,grace",
         "BASE_MODEL": "org/base",
+        "WARM_TRAINER": "false",
         "OWN_PROMPTS": "moderated",
         "HUB_NAMESPACE": "ada",
         "VOTES_REPO": "ada/votes-votes",

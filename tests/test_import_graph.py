@@ -29,6 +29,7 @@ ROOTS = {
     "alignment/web/site.py",
     "alignment/web/pages.py",
     "alignment/web/serve.py",
+    "alignment/web/start.py",
 }
 WEIGHTS = {
     "alignment/checks/tokens.py",

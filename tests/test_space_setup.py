@@ -78,6 +78,14 @@ def test_another_owners_backup_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -
     assert own == ()
 
 
+def test_another_owners_admins_are_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SPACE | {"COOKIE_SECRET": COOKIE, "VOTES_REPO": "bob/votes", "HF_TOKEN": TOKEN}
+    found = needs(monkeypatch, **space, ADMIN_USERS="ada")
+    assert (required(found), advised(found)) == ([], ["ADMIN_USERS"])
+    assert "they may open this Space's admin page" in found[0].why
+    assert needs(monkeypatch, **space, ADMIN_USERS="ada, Bob") == ()
+
+
 def test_the_page_is_inert_text(monkeypatch: pytest.MonkeyPatch) -> None:
     env = {**SPACE, "VOTES_REPO": "<script>/x", "SPACE_ID": '"><script>'}
     found = needs(monkeypatch, **env)
