@@ -115,6 +115,7 @@ class SpaceEnvironment(BaseSettings):
     system: str | None = None
     space_id: str | None = None
     space_author_name: str | None = None
+    admin_users: str | None = None
     gradio_server_port: str | None = None
     oauth_client_id: str | None = None
     cookie_secret: SecretStr | None = None

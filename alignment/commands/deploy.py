@@ -29,9 +29,10 @@ BUCKET_CACHE = {"HF_HUB_CACHE": f"{MOUNT}/hub"}
 # Of this machine, of the Space's own, or about the deployment itself.
 _HERE = frozenset(
     {
-        *("system", "space_host", "spaces_zero_gpu", "votetune_home", "accelerate_config"),
+        *("system", "space_host", "space_author_name", "spaces_zero_gpu", "votetune_home"),
         *("gradio_server_name", "gradio_server_port", "oauth_client_id", "oauth_client_secret"),
         *("oauth_scopes", "openid_provider_url", "space_hf_token", "hf_token", "gold_pairs"),
+        "accelerate_config",
     }
 )
 _ADDRESSES = ("argilla_api_url", "generation_url")
@@ -265,8 +266,12 @@ def _set_here(settings: BaseSettings) -> dict[str, str]:
     found = {}
     for name in settings.model_fields_set - _HERE:
         value = getattr(settings, name)
-        if value is not None and not isinstance(value, SecretStr):
-            found[name.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
+        if isinstance(value, bool):
+            found[name.upper()] = str(value).lower()
+        elif isinstance(value, frozenset):
+            found[name.upper()] = ",".join(sorted(value))
+        elif value is not None and not isinstance(value, SecretStr):
+            found[name.upper()] = str(value)
     return found
 
 
