@@ -20,7 +20,7 @@ from alignment.sampling.batches import Row, batches_of, generate_rows
 from alignment.sampling.loaded_model import LoadedModel
 from alignment.sampling.loading import DType, load_adapter, load_errors, load_model
 from alignment.sampling.sampler_process import SamplerProcess
-from alignment.sampling.token_feed import TokenFeed
+from alignment.sampling.token_feed import Count, TokenFeed, count_nothing
 from alignment.sampling.turns import PassOn, draw_in_turns, seeded
 from annotation.prompts import one_line
 from annotation.schema import Completion, Finish, ModelRef, Prompt, Sampling
@@ -131,21 +131,25 @@ class LocalGenerator:
         return list(by_weights.values()), asked
 
     def stream(
-        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+        self,
+        prompt: Prompt,
+        models: Sequence[ModelRef],
+        sampling: Sampling,
+        count: Count = count_nothing,
     ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         """Yield the answers so far, one per model, last the whole ones; return how each ended.
 
         Base and adapters are drawn in one batch, each whole model in one of its own, and the
-        batches take turns; each draws what `sample` would with the same seed. Closing the
-        iterator stops them all. Raises GenerationError, also for a prompt that with
-        `max_new_tokens` does not fit the model's window.
+        batches take turns; each draws what `sample` would with the same seed. `count` is told
+        their tokens. Closing the iterator stops them all. Raises GenerationError, also for a
+        prompt that with `max_new_tokens` does not fit the model's window.
         """
         for model in models:
             self._check(model)
-        return self._stream(prompt, models, sampling)
+        return self._stream(prompt, models, sampling, count)
 
     def _stream(
-        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling, count: Count
     ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         feed = TokenFeed(len(models))
         thread = threading.Thread(
@@ -153,7 +157,7 @@ class LocalGenerator:
         )
         thread.start()
         try:
-            return (yield from feed.texts())
+            return (yield from feed.texts(count))
         finally:
             feed.stopped.set()
             thread.join()
@@ -276,7 +280,7 @@ def _stream(
     """The whole answers in the order of the request; what they were so far went into `feed`."""
 
     def draw(batch: _Batch, pass_on: PassOn) -> list[tuple[int, tuple[str, Finish]]]:
-        part = feed.part([row.place for row in batch.rows], batch.loaded.text, pass_on)
+        part = feed.part([row.place for row in batch.rows], batch.loaded, pass_on)
         drawn = generate_rows(batch.loaded, batch.rows, sampling, part)
         return [(r.place, batch.loaded.answer(i)) for r, i in zip(batch.rows, drawn, strict=True)]
 

@@ -115,6 +115,30 @@ def test_a_stream_says_how_each_answer_ended(base: ResolvedBase, shared: Sampler
     assert ways == {"stop", "length"}
 
 
+def test_a_stream_counts_the_tokens_of_each_answer_without_its_end_of_turn(
+    base: ResolvedBase, shared: SamplerProcess
+) -> None:
+    def counted(generator: LocalGenerator | SamplerProcess, seed: int) -> list[list[int]]:
+        seen: list[list[int]] = []
+        sampling = Sampling(max_new_tokens=120, seed=seed)
+        stream = generator.stream(PROMPTS[1], [REF, FULL], sampling, lambda n: seen.append([*n]))
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                cut = [finish == "length" for finish in end.value]
+                assert [tokens == 120 for tokens in seen[-1]] == cut
+                return seen
+
+    local = LocalGenerator(base, weights_path=lambda _: shared._weights_path(FULL))
+    for seed in range(3):
+        seen = counted(shared, seed)
+        assert seen[-1] == counted(local, seed)[-1]
+        assert all(
+            b <= a for before, after in pairwise(seen) for b, a in zip(before, after, strict=True)
+        )
+
+
 def test_a_stream_that_is_left_early_stops_and_the_child_goes_on(
     base: ResolvedBase, shared: SamplerProcess
 ) -> None:

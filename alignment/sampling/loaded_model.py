@@ -57,3 +57,7 @@ class LoadedModel:
 
     def text(self, ids: Sequence[int]) -> str:
         return self.answer(ids)[0]
+
+    def length(self, ids: Sequence[int]) -> int:
+        """How many tokens of an answer come before its end of turn."""
+        return next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))

@@ -18,6 +18,7 @@ from typing import Any
 
 from alignment.base import ResolvedBase
 from alignment.chat import GenerationError, UnaskablePrompt
+from alignment.sampling.token_feed import Count, count_nothing
 from annotation.schema import Completion, Finish, ModelRef, Prompt, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -107,7 +108,11 @@ class SamplerProcess:
         ]
 
     def stream(
-        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+        self,
+        prompt: Prompt,
+        models: Sequence[ModelRef],
+        sampling: Sampling,
+        count: Count = count_nothing,
     ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         """As LocalGenerator.stream, in the child; other requests wait until it is over."""
         request = {
@@ -120,6 +125,7 @@ class SamplerProcess:
             reply = self._ask(request)
             try:
                 while "texts" in reply:
+                    count(reply["tokens"])
                     yield tuple(reply["texts"])
                     reply = self._read()
             finally:

@@ -8,12 +8,26 @@ import queue
 import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from annotation.schema import Finish
 
-Decode = Callable[[Sequence[int]], str]
-"""Token ids of one row, past its end of turn too, to text."""
+Count = Callable[[Sequence[int]], None]
+"""Told how many tokens each answer has, before its text is."""
+
+
+def count_nothing(tokens: Sequence[int]) -> None:
+    """For a reader who wants texts only."""
+
+
+class Decoder(Protocol):
+    """What makes an answer of one row's token ids, which may go past its end of turn."""
+
+    def text(self, ids: Sequence[int]) -> str: ...
+
+    def length(self, ids: Sequence[int]) -> int:
+        """In tokens."""
+        ...
 
 
 class TokenFeed:
@@ -28,11 +42,11 @@ class TokenFeed:
         self._rows = rows
         self._items: queue.SimpleQueue[_Tokens | _Whole | Exception] = queue.SimpleQueue()
 
-    def part(self, rows: Sequence[int], decode: Decode, then: Callable[[], None]) -> "FeedPart":
+    def part(self, rows: Sequence[int], decoder: Decoder, then: Callable[[], None]) -> "FeedPart":
         """A streamer for the batch that draws the answers at `rows`; it calls `then` after each
         token of theirs was put.
         """
-        return FeedPart(self, tuple(rows), decode, then)
+        return FeedPart(self, tuple(rows), decoder, then)
 
     def put(self, tokens: "_Tokens") -> None:
         self._items.put(tokens)
@@ -43,30 +57,34 @@ class TokenFeed:
     def fail(self, error: Exception) -> None:
         self._items.put(error)
 
-    def texts(self) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
+    def texts(
+        self, count: Count = count_nothing
+    ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         """Texts so far, whenever there are new tokens; last the whole.
 
         Returns how each answer ended; raises what `fail` got.
         """
         ids: list[list[int]] = [[] for _ in range(self._rows)]
-        decode: dict[int, Decode] = {}
+        decoder: dict[int, Decoder] = {}
         while True:
             item = self._items.get()
             while isinstance(item, _Tokens):
                 for row, token in zip(item.rows, item.ids, strict=True):
                     ids[row].append(token)
-                    decode[row] = item.decode
+                    decoder[row] = item.decoder
                 if self._items.empty():
                     break
                 item = self._items.get()
             if isinstance(item, Exception):
                 raise item
+            count([decoder[row].length(some) if some else 0 for row, some in enumerate(ids)])
             if isinstance(item, _Whole):
                 yield tuple(text for text, _ in item.answers)
                 return tuple(finish for _, finish in item.answers)
             # The last character may still lack bytes; it shows when they are there.
             yield tuple(
-                decode[row](some).rstrip("\ufffd") if some else "" for row, some in enumerate(ids)
+                decoder[row].text(some).rstrip("\ufffd") if some else ""
+                for row, some in enumerate(ids)
             )
 
 
@@ -74,11 +92,11 @@ class FeedPart:
     """A streamer for `generate`: first the prompts come, then one token a row at each step."""
 
     def __init__(
-        self, feed: TokenFeed, rows: tuple[int, ...], decode: Decode, then: Callable[[], None]
+        self, feed: TokenFeed, rows: tuple[int, ...], decoder: Decoder, then: Callable[[], None]
     ) -> None:
         self._feed = feed
         self._rows = rows
-        self._decode = decode
+        self._decoder = decoder
         self._then = then
         self._prompt_seen = False
 
@@ -89,7 +107,7 @@ class FeedPart:
     def put(self, value: Any) -> None:
         """Tensors: the prompts (rows, width), then tokens (rows,)."""
         if self._prompt_seen:
-            self._feed.put(_Tokens(self._rows, value.tolist(), self._decode))
+            self._feed.put(_Tokens(self._rows, value.tolist(), self._decoder))
             self._then()
         self._prompt_seen = True
 
@@ -103,7 +121,7 @@ class _Tokens:
 
     rows: tuple[int, ...]
     ids: list[int]
-    decode: Decode
+    decoder: Decoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
@@ -116,8 +116,13 @@ def _follow(
     """The texts so far of a stream, and then its end."""
     models = _models(folders, request)
     prompt = Prompt(tuple(Message(*turn) for turn in request["stream"]))
+    tokens: list[int] = []
+
+    def count(of_answers: Sequence[int]) -> None:
+        tokens[:] = of_answers
+
     try:
-        stream = generator.stream(prompt, models, Sampling(**request["sampling"]))
+        stream = generator.stream(prompt, models, Sampling(**request["sampling"]), count)
         with closing(stream) as answers_so_far:
             while True:
                 try:
@@ -125,7 +130,7 @@ def _follow(
                 except StopIteration as end:
                     yield {"end": True, "finishes": end.value}
                     return
-                yield {"texts": texts}
+                yield {"texts": texts, "tokens": tokens}
     except Fault as error:
         yield {"error": str(error), "unaskable": isinstance(error, Unaskable)}
     # A process's boundary: a fault of one stream is reported, and the next may work.
