@@ -47,14 +47,16 @@ class Reason(StrEnum):
 class PairKind(StrEnum):
     """Where a pair comes from. Only `pool` and `own` are ever exported or trained on.
 
-    `own` is a prompt that a voter asked, `compare` an eval prompt answered by two models, `gold`
-    one whose better side is known, `repeat` a pair shown once more to the same voter with its
-    sides swapped. The last two are checks, and Argilla never gets them.
+    `own` is a prompt that a voter asked, `compare` an eval prompt answered by two models, `tried`
+    a prompt that a voter asked two models blind, for that voter's own eyes and no figure at all,
+    `gold` one whose better side is known, `repeat` a pair shown once more to the same voter with
+    its sides swapped. The last three are never public, and Argilla never gets them.
     """
 
     POOL = "pool"
     OWN = "own"
     COMPARE = "compare"
+    TRIED = "tried"
     GOLD = "gold"
     REPEAT = "repeat"
 
@@ -195,13 +197,16 @@ class Pair:
             raise ValueError(f"Pair {self.id} has two equal completions: draw one again.")
         if (self.kind is PairKind.GOLD) != (self.expected in (Choice.A, Choice.B)):
             raise ValueError(f"Pair {self.id}: a gold pair, and no other, has a better side.")
+        if self.kind is PairKind.TRIED and self.only_for is None:
+            raise ValueError(f"Pair {self.id}: what a voter tried is for that voter only.")
         if (self.kind is PairKind.REPEAT) != (self.repeats is not None):
             raise ValueError(f"Pair {self.id}: a repeat, and no other, names the pair it repeats.")
 
     @property
     def is_public(self) -> bool:
-        """Whether anybody may see it, Argilla included: no check, and nothing that waits."""
-        return self.kind not in (PairKind.GOLD, PairKind.REPEAT) and self.only_for is None
+        """Whether anybody may see it, Argilla included: no check, nothing tried or waiting."""
+        private = (PairKind.GOLD, PairKind.REPEAT, PairKind.TRIED)
+        return self.kind not in private and self.only_for is None
 
     def shown(self, flipped: bool) -> tuple[Completion, Completion]:
         """The completions as sides (a, b) for a voter whose sides are `flipped` or not."""

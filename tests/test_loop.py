@@ -106,8 +106,8 @@ def test_the_app_answers_with_the_aligned_model_beside_the_base(
     from gradio_client import Client
 
     client = Client(voted_app.url, verbose=False)
-    assert dpo[0] in client.predict(api_name="/compare_models")
-    job = client.submit("What is the opposite of hot?", dpo[0], 1.0, api_name="/compare")
+    assert {"base", dpo[0]} <= set(client.predict(api_name="/compare_models"))
+    job = client.submit("What is the opposite of hot?", "base", dpo[0], 1.0, 7, api_name="/compare")
     base, aligned = job.result(timeout=120)[:2]
     assert base.strip()
     assert aligned.strip()

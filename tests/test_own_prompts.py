@@ -16,10 +16,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from annotation.argilla_store.records import pair_from_record, to_record
+from annotation.asking import MAX_WAITING, AskQueue
 from annotation.export import prepare_export
 from annotation.faults import Unaskable
 from annotation.journal.journal import Journal, UnknownPair
-from annotation.own_prompts import MAX_WAITING, Mode, OwnPrompts
+from annotation.own_prompts import Mode, OwnPrompts
 from annotation.schema import (
     AnonymousVotes,
     Choice,
@@ -55,7 +56,11 @@ class Script:
         self.error: Exception | None = None
 
     def stream(
-        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+        self,
+        prompt: Prompt,
+        models: Sequence[ModelRef],
+        sampling: Sampling,
+        count: Callable[[Sequence[int]], None],
     ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         self.asked.append((prompt, models, sampling))
         if self.error:
@@ -63,6 +68,7 @@ class Script:
         texts = self.answers[min(len(self.asked), len(self.answers)) - 1]
         try:
             for size in range(1, max(map(len, texts)) + 1):
+                count([len(text[:size]) for text in texts])
                 yield tuple(text[:size] for text in texts)
                 while not self.go_on.wait(0.02):
                     yield tuple(text[:size] for text in texts)
@@ -93,9 +99,10 @@ def serve(journal: Journal, script: Script) -> Iterator[Serve]:
     @contextmanager
     def served(mode: Mode = "open", anonymous: AnonymousVotes = "count") -> Iterator[str]:
         voting = Voting(journal, votes_per_pair=1, side_secret=b"side", anonymous=anonymous)
+        queue = AskQueue(script)
         own = OwnPrompts(
             journal,
-            script,
+            queue,
             mode=mode,
             model=lambda: POLICY,
             sampling=SAMPLING,
@@ -114,7 +121,7 @@ def serve(journal: Journal, script: Script) -> Iterator[Serve]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             script.go_on.set()
-            own.stop()
+            queue.stop()
             server.should_exit = True
             thread.join(20)
 

@@ -130,7 +130,7 @@ def _follow(
                 except StopIteration as end:
                     yield {"end": True, "finishes": end.value}
                     return
-                yield {"texts": texts, "tokens": tokens}
+                yield {"texts": texts, "tokens": [*tokens]}
     except Fault as error:
         yield {"error": str(error), "unaskable": isinstance(error, Unaskable)}
     # A process's boundary: a fault of one stream is reported, and the next may work.

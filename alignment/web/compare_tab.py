@@ -1,121 +1,197 @@
-"""The compare tab: one prompt, the base and an aligned model side by side, streamed.
+"""The Compare tab: two models side by side, two of them blind, one's own prompts before and after.
 
-Only draws and passes on. Which models exist is the registry's business; how they answer, the
-sampler's. Names are shown here: blind comparison goes through the vote path.
+Only draws and passes on. Which models and prompts may be asked is `Comparison`'s business, the
+blind pair `BlindTries`'s and the vote on it `Voting`'s. Each part is drawn when it is chosen, so
+that the blind one never stands beside a list of names.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import gradio as gr
 
-from alignment.web.comparison import MAX_PROMPT_CHARACTERS, Comparison
+from alignment.web.blind_tab import BlindHandlers, draw_blind
+from alignment.web.changes_tab import ChangeHandlers, draw_changes
+from alignment.web.compare_parts import (
+    ONE_FOR_EVERYBODY,
+    WAITS,
+    answers_of,
+    build_diff_switch,
+    draw_stop,
+    says_of,
+)
+from alignment.web.compare_view import draw_answers, draw_status
+from alignment.web.comparison import SEEDS, Comparison
+from annotation.asking import MAX_PROMPT_CHARACTERS, Answer, Unanswered
 from annotation.faults import Fault
 
-WAITING = "…"
-SEEDS = 1 << 31
-# One generation at a time for everybody: it shares two cores with sampling and training.
-ONE_FOR_EVERYBODY: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
-NO_ALIGNED_MODEL = (
-    "No aligned model yet. Once an admin has trained one on the votes, it appears here; "
-    "until then the base answers alone."
+OPEN, BLIND, MINE = "Two models", "Blind, then vote", "My prompts, before and after"
+ONE_MODEL = (
+    "Only the base is here, so it answers alone. Once an admin has trained a model on the votes, "
+    "it appears in the lists."
 )
+Look = tuple[str, tuple[tuple[str, str], ...], str]
+"""Which part is drawn, what its lists offer as (label, value), and why it offers nothing."""
 
 
-def build_compare_tab(comparison: Comparison, tab: gr.Tab) -> None:
-    """Draw the tab when it is first opened: most voters never do, and their page stays lighter.
+def build_compare_tab(
+    comparison: Comparison, blind: BlindHandlers, changes: ChangeHandlers, tab: gr.Tab
+) -> None:
+    """Draw a part when it is first looked at: most voters never do, and their page stays lighter.
 
     Scripts have `/compare` and `/compare_models` from the start.
     """
-    opened = gr.State(False)
-    tab.select(lambda: True, None, opened, api_name="open_compare", show_progress="hidden")
-    handlers = _Handlers(comparison)
+    handlers = OpenHandlers(comparison)
+    gr.Markdown("## Compare")
+    part = gr.Radio([OPEN, BLIND, MINE], value=OPEN, label="What", elem_id="compare-part")
+    look = gr.State(None)
 
-    def draw(is_open: bool) -> None:
-        if is_open:
-            _draw(handlers, tab)
+    def choose(chosen: str, request: gr.Request) -> Look:
+        if chosen == OPEN:
+            return OPEN, handlers.choices(), ""
+        if chosen == BLIND:
+            return BLIND, (), blind.why_not(request) or ""
+        return MINE, changes.choices(request), changes.why_not(request) or ""
 
-    gr.render(inputs=[opened], triggers=[opened.change])(draw)
+    choosing: dict[str, Any] = {"inputs": part, "outputs": look, "show_progress": "hidden"}
+    tab.select(choose, api_name="open_compare", **choosing)
+    part.change(choose, api_visibility="private", **choosing)
+
+    def draw(chosen: Look | None) -> None:
+        if chosen is None:
+            return
+        what, offered, why = chosen
+        if what == OPEN:
+            _draw_open(handlers, offered)
+        elif what == BLIND:
+            draw_blind(blind, why)
+        else:
+            draw_changes(changes, offered, why)
+
+    gr.render(inputs=[look], triggers=[look.change])(draw)
     gr.api(handlers.compare, api_name="compare", **ONE_FOR_EVERYBODY)
     gr.api(handlers.models, api_name="compare_models")
 
 
-class _Handlers:
-    """What the tab and scripts ask of the comparison."""
+class OpenHandlers:
+    """What the open part and scripts ask of the comparison."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
 
     def models(self) -> list[str]:
-        """The aligned models by name; the weights are loaded meanwhile."""
+        """The models by name, the base first; the weights are loaded meanwhile."""
         self._comparison.warm_up()
-        return list(self._comparison.aligned_names())
+        return self._comparison.names()
 
-    def refresh(self, chosen: str | None) -> tuple[Any, Any]:
-        names = self.models()
-        kept = chosen if chosen in names else next(iter(names), None)
-        return gr.update(choices=names, value=kept), gr.update(visible=not names)
+    def choices(self) -> tuple[tuple[str, str], ...]:
+        policy = self._comparison.policy_name() or "base"
+        return tuple(
+            (f"{name}, the policy" if name == policy else name, name) for name in self.models()
+        )
 
-    def compare(self, text: str, name: str | None, heat: float) -> Iterator[tuple[str, str]]:
-        yield WAITING, WAITING if name else ""
+    def begin(self, seed: float | None, is_new: bool) -> tuple[int, str]:
+        """The seed that is used, and what is said until it is one's turn."""
+        drawn = secrets.randbelow(SEEDS) if is_new or seed is None else int(seed)
+        return drawn, draw_status(WAITS)
+
+    async def show(
+        self, text: str, left: str | None, right: str | None, heat: float, seed: float
+    ) -> AsyncIterator[tuple[str, str]]:
+        """The answers as HTML, and what is said of them."""
         try:
-            yield from self._comparison.answers(text, name, heat, secrets.randbelow(SEEDS))
+            question = self._comparison.ask(text, (left, right), heat, int(seed))
         except Fault as fault:
-            yield "", ""
+            yield "", draw_status(str(fault))
+            return
+        with question.asking as asking:
+            async for line in asking.lines():
+                yield draw_answers(question.names, answers_of(line, question)), says_of(line)
+
+    async def compare(
+        self, text: str, left: str | None, right: str | None, heat: float, seed: int | None
+    ) -> AsyncIterator[tuple[str, str]]:
+        """The answers as text; the second is empty where but one model is asked."""
+        drawn = secrets.randbelow(SEEDS) if seed is None else seed
+        try:
+            question = self._comparison.ask(text, (left, right), heat, drawn)
+        except Fault as fault:
             raise gr.Error(str(fault), print_exception=False) from None
+        with question.asking as asking:
+            async for line in asking.lines():
+                if isinstance(line, Unanswered):
+                    raise gr.Error(line.why, print_exception=False)
+                first, second = (*answers_of(line, question), Answer())[:2]
+                yield first.text, second.text
 
 
-def _draw(handlers: _Handlers, tab: gr.Tab) -> None:
-    """The models are listed, and the weights loaded, each time the tab is opened."""
-    names = handlers.models()
-    gr.Markdown("## Compare")
-    gr.Markdown("Ask both models the same thing. The answers are drawn afresh each time.")
-    empty = gr.Markdown(NO_ALIGNED_MODEL, visible=not names, elem_id="compare-empty")
+def _draw_open(handlers: OpenHandlers, offered: tuple[tuple[str, str], ...]) -> None:
+    gr.Markdown("Ask two models the same thing with the same seed.")
+    if len(offered) == 1:
+        gr.Markdown(ONE_MODEL, elem_id="compare-empty")
     prompt = gr.Textbox(
         label="Prompt",
         placeholder="What is the opposite of hot?",
         lines=2,
         max_lines=8,
         max_length=MAX_PROMPT_CHARACTERS,
+        interactive=True,
         elem_id="compare-prompt",
     )
     with gr.Row():
-        aligned = gr.Dropdown(
-            names,
-            value=next(iter(names), None),
-            label="Aligned model",
-            elem_id="compare-model",
-            scale=2,
-            min_width=260,
+        left, right = (
+            gr.Dropdown(
+                list(offered),
+                value=value,
+                label=label,
+                elem_id=f"compare-{key}",
+                min_width=260,
+                interactive=True,
+            )
+            for label, key, value in (
+                ("Left", "left", offered[0][1]),
+                ("Right", "right", offered[1][1] if len(offered) > 1 else None),
+            )
         )
-        temperature = gr.Slider(0.0, 1.5, value=1.0, step=0.1, label="Temperature", min_width=260)
+    with gr.Row():
+        heat = gr.Slider(
+            0.0, 1.5, 1.0, step=0.1, label="Temperature", min_width=220, interactive=True
+        )
+        seed = gr.Number(
+            secrets.randbelow(SEEDS),
+            label="Seed",
+            info="The same seed gives these two models the same answers again.",
+            precision=0,
+            minimum=0,
+            maximum=SEEDS - 1,
+            elem_id="compare-seed",
+            interactive=True,
+            min_width=220,
+        )
+        is_new = gr.Checkbox(
+            True,
+            label="A new seed each time",
+            elem_id="compare-new-seed",
+            min_width=220,
+            interactive=True,
+        )
     with gr.Row():
         ask = gr.Button("Compare", variant="primary", elem_id="compare-ask")
         stop = gr.Button("Stop", elem_id="compare-stop")
-    with gr.Row(equal_height=True):
-        base_answer = gr.Textbox(
-            label="Base", lines=5, interactive=False, min_width=300, elem_id="compare-base"
-        )
-        aligned_answer = gr.Textbox(
-            label="Aligned", lines=5, interactive=False, min_width=300, elem_id="compare-aligned"
-        )
+    build_diff_switch()
+    status = gr.HTML(elem_id="compare-status", padding=False)
+    answers = gr.HTML(elem_id="compare-answers", padding=False)
 
-    inputs, outputs = [prompt, aligned, temperature], [base_answer, aligned_answer]
-    asked = gr.on(
-        [ask.click, prompt.submit],
-        handlers.compare,
-        inputs,
-        outputs,
-        api_visibility="private",
-        show_progress="hidden",
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    begun = gr.on(
+        [ask.click, prompt.submit], handlers.begin, [seed, is_new], [seed, status], **private
+    )
+    asked = begun.then(
+        handlers.show,
+        [prompt, left, right, heat, seed],
+        [answers, status],
+        **private,
         **ONE_FOR_EVERYBODY,
     )
-    stop.click(None, None, None, cancels=[asked], api_visibility="private")
-    tab.select(
-        handlers.refresh,
-        aligned,
-        [aligned, empty],
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    draw_stop(stop, status, [begun, asked])

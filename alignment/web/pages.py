@@ -14,9 +14,10 @@ from alignment.web.admin_gate import AdminGate
 from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
 from alignment.web.audit_tab import AuditHandlers
 from alignment.web.bakeoff_tab import BakeoffHandlers
+from alignment.web.blind_tab import BlindHandlers
+from alignment.web.changes_tab import ChangeHandlers
 from alignment.web.checkup import Checkup
 from alignment.web.compare_tab import build_compare_tab
-from alignment.web.comparison import Comparison
 from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_tab
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
@@ -33,7 +34,7 @@ from annotation.web.prompt_routes import build_prompt_routes
 from annotation.web.routes import build_vote_routes
 from annotation.web.sign_in import SignIn, build_sign_in_routes
 from annotation.web.tab import VOTE_CSS, build_theme, build_vote_tab, vote_head
-from annotation.web.voters import VoterCookies
+from annotation.web.voters import Caller, VoterCookies
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
     )
     gr.mount_gradio_app(
         app,
-        build_public_page(site),
+        build_public_page(site, cookies),
         path="/",
         theme=theme,
         css_paths=[*VOTE_CSS, ADMIN_CSS],
@@ -136,16 +137,19 @@ def _warn_where_nobody_may_vote(cookies: VoterCookies, voting: Voting) -> None:
         )
 
 
-def build_public_page(site: Site) -> gr.Blocks:
+def build_public_page(site: Site, cookies: VoterCookies) -> gr.Blocks:
     """The page that voters see: vote, compare, and what was decided."""
-    comparison = Comparison(
-        site.pipeline.registry, site.comparer, max_new_tokens=site.sampling.max_new_tokens
-    )
+
+    def who(request: gr.Request) -> Caller:
+        return cookies.caller(request.request)
+
+    blind = BlindHandlers(site.tries, site.voting, who)
+    changes = ChangeHandlers(site.comparison, who)
     with gr.Blocks(title="Votetune", analytics_enabled=False) as page:
         with gr.Tab("Vote", id="vote"):
             build_vote_tab(site.vote_page)
         with gr.Tab("Compare", id="compare") as tab:
-            build_compare_tab(comparison, tab)
+            build_compare_tab(site.comparison, blind, changes, tab)
         with gr.Tab("Leaderboard", id="leaderboard") as tab:
             build_leaderboard_tab(site.contest, site.pipeline.registry, tab)
     page.queue(default_concurrency_limit=4, max_size=64)

@@ -22,9 +22,11 @@ from alignment.settings import AlignmentSettings
 from alignment.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.web.admin_view import ArgillaStatus
+from alignment.web.comparison import Comparison
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store.store import ArgillaConnection
 from annotation.argilla_store.sync import ArgillaSync
+from annotation.asking import AskQueue
 from annotation.backup.events import BackupError
 from annotation.backup.journal_backup import JournalBackup
 from annotation.backup.sync import BackupStatus, BackupSync
@@ -38,6 +40,7 @@ from annotation.prompts import load_prompts
 from annotation.sampling import PairPool
 from annotation.schema import Prompt, Split, VoteSource, utc_now
 from annotation.settings import AnnotationSettings
+from annotation.trying import BlindTries
 from annotation.voting import Voting
 from annotation.web.routes import Health
 from annotation.web.sessions import Sessions
@@ -112,13 +115,29 @@ class Site:
         )
         self.sessions = self._build_sessions()
         self.audit = AuditLog(self.home)
+        self.asking = AskQueue(self.comparer)
         self.own_prompts = OwnPrompts(
             self.journal,
-            self.comparer,
+            self.asking,
             mode=annotation.own_prompts,
             model=lambda: self.pipeline.registry.policy().ref,
             sampling=self.sampling,
             flipped=self.voting.flipped,
+        )
+        self.comparison = Comparison(
+            self.pipeline.registry,
+            self.asking,
+            sampling=self.sampling,
+            prompts_of=self.journal.prompts_of,
+            warm_up=self.comparer.start,
+        )
+        self.tries = BlindTries(
+            self.journal,
+            self.asking,
+            models=self.comparison.refs,
+            sampling=self.sampling,
+            flipped=self.voting.flipped,
+            secret=secret,
         )
         self.embedded = None if annotation.argilla_api_url else EmbeddedArgilla(self.home.root)
         self.sync = ArgillaSync(
@@ -233,7 +252,7 @@ class Site:
         """
         self.sampler.start()
         self._closing.callback(self.comparer.stop)
-        self._closing.callback(self.own_prompts.stop)
+        self._closing.callback(self.asking.stop)
         # Left in reverse: a stopped sampler fails the batch that the pool would wait for.
         self._closing.callback(self.pool.stop)
         if self.comparisons is not None:

@@ -48,6 +48,7 @@ _COMPARED = f"""
 _OPEN = """
     SELECT pair_id FROM assignments JOIN pairs ON pairs.id = pair_id
     WHERE voter = :voter AND done = 0 AND expires_at > :now AND retired_at IS NULL
+      AND kind <> 'tried'
     ORDER BY issued_at, pairs.seq
 """
 MOST_COMPARISONS = 10

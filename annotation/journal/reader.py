@@ -22,7 +22,7 @@ from annotation.journal.rows import (
     vote_from_row,
 )
 from annotation.journal.tables import COMPARISONS, IN_PLAY, LEASES, WAITING_PAIRS
-from annotation.schema import Pair, PairKind, Vote
+from annotation.schema import Pair, PairKind, Prompt, Vote
 
 # SQLite's own default limit on bound values was 999 for long; ids are fetched in slices of this.
 IDS_PER_QUERY = 500
@@ -199,6 +199,18 @@ class JournalReader:
         """Pairs on voters' own prompts that the owner has yet to approve; oldest first."""
         rows = self._rows(f"SELECT * FROM pairs WHERE {WAITING_PAIRS} ORDER BY seq")  # noqa: S608
         return [pair_from_row(row) for row in rows]
+
+    def prompts_of(self, voter: str, limit: int) -> list[Prompt]:
+        """What `voter` asked, the newest first, each once; at most `limit`."""
+        rows = self._rows(
+            "SELECT * FROM pairs WHERE kind <> 'pool' AND kind IN ('own', 'tried') AND author = ?"
+            " ORDER BY seq DESC",
+            (voter,),
+        )
+        asked: dict[str, Prompt] = {}
+        for pair in map(pair_from_row, rows):
+            asked.setdefault(pair.prompt.id, pair.prompt)
+        return list(asked.values())[:limit]
 
     def undelivered_pairs(self, limit: int) -> list[Pair]:
         """The oldest pairs that Argilla has not got; retired ones never go there."""

@@ -28,6 +28,7 @@ from annotation.schema import Choice, PairKind, Reason, Vote, VoteSource
 RETIRED = "its base model is no longer in use"
 REPEATED = "it was a check that votes are steady; it trains nothing"
 KNOWN = "it was a question with a known answer, to check the votes; it trains nothing"
+TRIED = "it is a Compare vote, which trains nothing and decides nothing"
 WAITING = "it waits for the owner's approval"
 REJECTED = "the owner did not approve this prompt"
 
@@ -219,6 +220,8 @@ def _why_not(pair: sqlite3.Row) -> str | None:
         return REPEATED
     if pair["kind"] == PairKind.GOLD.value:
         return KNOWN
+    if pair["kind"] == PairKind.TRIED.value:
+        return TRIED
     if pair["kind"] == PairKind.COMPARE.value:
         return None
     is_out = pair["retired_at"] is not None

@@ -5,7 +5,6 @@ Owns its status codes and its lines of JSON. What is asked, drawn and stored is 
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
@@ -14,21 +13,21 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from annotation.faults import Fault
-from annotation.own_prompts import (
-    MAX_OWN_PROMPT_CHARACTERS,
+from annotation.asking import (
+    MAX_PROMPT_CHARACTERS,
     AlreadyAsking,
     Answered,
     AskedTooOften,
     Asking,
     AskLater,
-    BadOwnPrompt,
+    BadPrompt,
     Draft,
     Line,
-    OwnPrompts,
-    OwnPromptsOff,
+    Shown,
     TooManyAsking,
 )
+from annotation.faults import Fault
+from annotation.own_prompts import OwnPrompts, OwnPromptsOff
 from annotation.web.api_errors import FIELDS, ErrorOut, OneLineRoute, Refused, error_answers
 from annotation.web.routes import pair_out
 
@@ -36,7 +35,7 @@ MEDIA_TYPE = "application/x-ndjson"
 _STATUS: dict[type[Fault], int] = {
     OwnPromptsOff: 403,
     AlreadyAsking: 409,
-    BadOwnPrompt: 422,
+    BadPrompt: 422,
     AskedTooOften: 429,
     TooManyAsking: 503,
 }
@@ -58,9 +57,7 @@ class PromptIn(BaseModel):
     """A prompt of this voter's own."""
 
     model_config = ConfigDict(extra="forbid")
-    text: str = Field(
-        min_length=1, max_length=MAX_OWN_PROMPT_CHARACTERS, description=FIELDS["text"]
-    )
+    text: str = Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, description=FIELDS["text"])
 
 
 def build_prompt_routes(
@@ -116,8 +113,8 @@ async def _to_lines(asking: Asking) -> AsyncIterator[str]:
 
 
 def _to_json(line: Line) -> dict[str, object]:
-    if isinstance(line, Draft):
-        return dict(asdict(line))
+    if isinstance(line, Draft | Shown):
+        return {side: answer.text for side, answer in zip("ab", line.answers, strict=False)}
     if isinstance(line, Answered):
         return {"pair": pair_out(line.pair).model_dump()}
     return {"error": line.why}

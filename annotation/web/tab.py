@@ -77,6 +77,9 @@ def build_theme() -> gr.themes.Base:
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_700",
         color_accent="*primary_600",
+        # What explains a field is to be read, too: 4.5:1.
+        block_info_text_color="*neutral_600",
+        body_text_color_subdued="*neutral_600",
     )
     # `set` knows no dark accent; the stylesheet is written from attributes. 4.5:1 needs both.
     theme.color_accent_dark = "*primary_300"

@@ -27,12 +27,12 @@ from alignment.run_store import RunState
 from alignment.scripted_voter import ScriptedVoter
 from alignment.settings import AlignmentSettings
 from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
-from alignment.web.comparison import Comparison
 from annotation.home import Home
 from annotation.journal.journal import Journal, JournalReader
-from annotation.schema import ModelRef, Pair, Split, Vote, VoteSource, utc_now
+from annotation.schema import ModelRef, Pair, Prompt, Split, Vote, VoteSource, utc_now
 
 VOTES = 200
+ASKED = Prompt.from_text("What is the opposite of hot?")
 GOAL_S = 20.0
 IDLE_S = 0.5
 
@@ -59,8 +59,6 @@ def measure_click(home: Path, base: ResolvedBase, *, warm: bool) -> Click:
     comparer = SamplerProcess(
         base, weights_path=pipeline.registry.weights_path, log=home / "comparer.log"
     )
-    limit = default_sampling(base).max_new_tokens
-    comparison = Comparison(pipeline.registry, comparer, max_new_tokens=limit)
     try:
         used = _warmed(worker) if worker else 0.0
         clicked = time.monotonic()
@@ -84,7 +82,8 @@ def measure_click(home: Path, base: ResolvedBase, *, warm: bool) -> Click:
         found = pipeline.runs.wait(run.id, timeout_s=10)
         if found.state is not RunState.DONE:
             raise SystemExit(f"Run {run.id} is {found.state}: {found.reason}")
-        _, aligned = list(comparison.answers("What is the opposite of hot?", run.id, 1.0, 0))[-1]
+        models = [base.ref, pipeline.registry.get(run.id).ref]
+        (_, aligned), *_ = reversed(list(comparer.stream(ASKED, models, default_sampling(base))))
         assert aligned.strip()
         answered = time.monotonic()
     finally:

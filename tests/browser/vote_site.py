@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,8 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from alignment.web.admin_tab import ADMIN_CSS
+from annotation.asking import AskQueue
 from annotation.journal.journal import Journal
 from annotation.own_prompts import OwnPrompts
 from annotation.schema import (
@@ -96,11 +98,17 @@ class SlowWriter:
         return self._left.wait(timeout_s)
 
     def stream(
-        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+        self,
+        prompt: Prompt,
+        models: Sequence[ModelRef],
+        sampling: Sampling,
+        count: Callable[[Sequence[int]], None],
     ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         try:
             while not self._ended.wait(0.02):
+                count([len(text.split()) for text in self._said])
                 yield self._said
+            count([len(text.split()) for text in self._said])
             yield self._said
         except GeneratorExit:
             self._left.set()
@@ -163,9 +171,10 @@ class Site:
         voting = Voting(self.journal, votes_per_pair=self.votes_per_pair, side_secret=SECRET)
         cookies = VoterCookies(SECRET)
         app.include_router(build_vote_routes(voting, cookies, self._health))
+        queue = AskQueue(self.writer)
         own = OwnPrompts(
             self.journal,
-            self.writer,
+            queue,
             mode=self.own_prompts,
             model=lambda: TUNED,
             sampling=Sampling(),
@@ -176,10 +185,10 @@ class Site:
         install_api_errors(app)
         gr.mount_gradio_app(
             app,
-            build_public_page(VotePage(self.notice, self.own_prompts)),
+            self._build_page(voting, cookies, queue),
             path="/",
             theme=build_theme(),
-            css_paths=[*VOTE_CSS],
+            css_paths=[*VOTE_CSS, ADMIN_CSS],
             head=vote_head(),
             footer_links=[],
             run_history=False,
@@ -189,6 +198,9 @@ class Site:
         app.add_middleware(CompressedPages)
         app.add_middleware(PageHeaders, on_space=False)
         return BelowRootPath(app, self.root_path) if self.root_path else app
+
+    def _build_page(self, voting: Voting, cookies: VoterCookies, queue: AskQueue) -> gr.Blocks:
+        return build_public_page(VotePage(self.notice, self.own_prompts))
 
     def _health(self) -> Health:
         ready = self.journal.ready_count(votes_per_pair=self.votes_per_pair, now=utc_now())

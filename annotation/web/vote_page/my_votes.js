@@ -75,7 +75,7 @@ function fateOf(receipt) {
   const models = modelsLine(receipt.models);
   if (receipt.undone_at) return `Taken back. ${models}`;
   if (receipt.choice === "skip") return "Saved.";
-  const argilla = receipt.in_argilla ? "In Argilla." : "On its way to Argilla.";
+  const argilla = receipt.in_argilla ? "In Argilla." : receipt.counted && "On its way to Argilla.";
   return ["Saved.", countsLine(receipt), argilla, models, whyOf(receipt)].filter(Boolean).join(" ");
 }
 
