@@ -87,15 +87,23 @@ class Registry:
 
         Raises RegistryError where the promoted model is here no more.
         """
-        promoted = self.promotions.current()
-        if promoted is None:
-            return self._base_model()
-        found = next((m for m in self.models() if m.ref == promoted), None)
-        if found is None:
+        promoted, found = self._promoted()
+        if promoted is not None and found is None:
             raise RegistryError(
                 f"The policy {promoted.label} is not here any more: pull it again, or roll back."
             )
-        return found
+        return found or self._base_model()
+
+    def answering(self) -> RegisteredModel:
+        """What pairs are sampled from: the policy, or the base while the policy is not here."""
+        return self._promoted()[1] or self._base_model()
+
+    def why_base_answers(self) -> str | None:
+        """That the base stands in for a policy that is not here, in one line; None where not."""
+        promoted, found = self._promoted()
+        if promoted is None or found is not None:
+            return None
+        return _base_stands_in(promoted)
 
     def get(self, name: str, *, pull: bool = True) -> RegisteredModel:
         """The model that `name` means: base, policy, a run's id, owner/name or owner/name@revision.
@@ -157,6 +165,13 @@ class Registry:
                 f"{self._base.ref.label}: train or pull it first."
             )
         return found.weights_path
+
+    def _promoted(self) -> tuple[ModelRef | None, RegisteredModel | None]:
+        """What was promoted last, None for the base, and the model where it is here."""
+        promoted = self.promotions.current()
+        if promoted is None:
+            return None, None
+        return promoted, next((m for m in self.models() if m.ref == promoted), None)
 
     def _base_model(self) -> RegisteredModel:
         return RegisteredModel("base", self._base.ref, None, None)
@@ -243,6 +258,24 @@ class Registry:
         if key not in self._digests:
             self._digests[key] = sha256_of(*weights)[:40]
         return self._digests[key]
+
+
+def why_base_answers(home: Path) -> str | None:
+    """As Registry.why_base_answers, by whether there are weights at all: for a quick look."""
+    promoted = Promotions(home).current()
+    if promoted is None:
+        return None
+    pulled = [(found.repo, found.commit) for found in list_pulled(home / "models")]
+    left = RunFolder(home / "runs" / str(promoted.adapter)).weights.glob("*.safetensors")
+    is_here = any(left) or (promoted.adapter, promoted.adapter_revision) in pulled
+    return None if is_here else _base_stands_in(promoted)
+
+
+def _base_stands_in(policy: ModelRef) -> str:
+    return (
+        f"The policy {policy.label} is not here any more, so the base answers meanwhile: "
+        "restore its files or pull it again, or roll back."
+    )
 
 
 class _Unreachable(RegistryError):

@@ -1,11 +1,13 @@
-"""What the admin page says of the backup, in each of its states."""
+"""What the admin page says of the votes and the backup, in each of their states."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
 
 import pytest
 
-from alignment.web.admin_view import describe_backup
+from alignment.web.admin_view import ArgillaStatus, describe_backup, describe_votes
 from annotation.backup.sync import BackupStatus
+from annotation.export import ExportCounts
 
 AT = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
 
@@ -36,3 +38,12 @@ AT = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
 )
 def test_every_state_of_the_backup_is_said(status: BackupStatus, said: str) -> None:
     assert describe_backup(status) == said
+
+
+def test_a_policy_that_is_gone_is_said_before_the_votes() -> None:
+    counts = ExportCounts(**dict.fromkeys((f.name for f in fields(ExportCounts)), 0))
+    quiet = ArgillaStatus("ready", None, "", 0, None)
+    line = "The policy run-7 is not here any more, so the base answers meanwhile: roll back."
+    told = describe_votes(counts, 3, quiet, missing=line)
+    assert told.startswith(f"**Pairs come from the base.** {line}\n\n")
+    assert "Pairs come from the base" not in describe_votes(counts, 3, quiet)

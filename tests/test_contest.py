@@ -1,7 +1,8 @@
 """The contest of a home: who is compared, when the policy changes, and what voters may see."""
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,18 @@ import pytest
 from journal_parts import make_pair, make_vote
 from small_files import write_run
 
-from alignment.base import ResolvedBase
+from alignment.base import ResolvedBase, bind_base
+from alignment.commands.status import load_status
 from alignment.contest.contest import GATE_TURNS, WAITING_SHARE, Contest, ContestError, GateWatch
 from alignment.contest.gate import VOTER_CAP
 from alignment.contest.leaderboard import Standing
 from alignment.contest.promotions import PromotionError
-from alignment.registry import Registry, RegistryError
+from alignment.registry import Registry, RegistryError, why_base_answers
+from alignment.web.leaderboard_view import draw_gate
 from annotation.journal.journal import Journal
-from annotation.schema import Choice, Completion, ModelRef, PairKind, Sampling
+from annotation.sampling import PairPool
+from annotation.schema import Choice, Completion, ModelRef, PairKind, Prompt, Sampling, Split
+from annotation.settings import AnnotationSettings
 
 BASE = ModelRef("ada/chat", "b" * 40)
 
@@ -202,16 +207,85 @@ def test_one_click_rolls_back_and_a_former_policy_is_no_candidate(
     assert contest.models() is None
 
 
-def test_a_policy_that_is_gone_is_one_line(
-    contest: Contest, registry: Registry, home: Path
+def test_while_the_policy_is_gone_the_base_answers_and_nothing_is_promoted(
+    contest: Contest, registry: Registry, journal: Journal, home: Path
 ) -> None:
-    path = write_run(home, "dpo-1", BASE)
+    path = write_run(home, "dpo-1", BASE, seed=1)
     contest.override()
+    write_run(home, "dpo-2", BASE, seed=2)
+    first, second = registry.get("dpo-1").ref, registry.get("dpo-2").ref
+    assert contest.models() == (second, first)
+    judge(journal, second, BASE, 40, tag="a")
+    judge(journal, second, first, 10, tag="b")
+    assert (registry.why_base_answers(), why_base_answers(home)) == (None, None)
     path.rename(home / "elsewhere")
+    line = (
+        f"The policy {first.label} is not here any more, so the base answers meanwhile: "
+        "restore its files or pull it again, or roll back."
+    )
+    assert registry.answering().ref == BASE
+    assert registry.why_base_answers() == why_base_answers(home) == contest.trouble == line
     with pytest.raises(RegistryError, match="is not here any more: pull it again, or roll back"):
         registry.policy()
+    # What beats the base may yet lose to the policy: nothing is compared or promoted meanwhile.
+    assert (contest.models(), contest.gate(), contest.settle()) == (None, None, None)
+    assert contest.compare_share() == 0
+    with pytest.raises(ContestError, match="so the base answers meanwhile"):
+        contest.override()
+    # And what voters see does not open up what is still to be decided.
+    assert contest.leaderboard(closed_only=True).duels == ()
+    assert line in draw_gate(contest.gate(), {}, contest.trouble)
+    (home / "elsewhere").rename(path)
+    assert registry.answering().ref == first
+    assert (contest.trouble, contest.models()) == (None, (second, first))
+    path.rename(home / "elsewhere")
     assert contest.roll_back().model == BASE
-    assert registry.policy().ref == BASE
+    assert (registry.policy().ref, contest.trouble) == (BASE, None)
+
+
+class Answerer:
+    """Two answers that name who gave them."""
+
+    def sample(
+        self, prompts: Sequence[Prompt], *, model: ModelRef, sampling: Sampling, per_prompt: int
+    ) -> list[list[Completion]]:
+        words = (f"{model.label} {sampling.seed} {n}" for n in range(per_prompt))
+        return [[Completion(text, model, sampling) for text in words] for _ in prompts[:1]]
+
+    def sample_each(
+        self, prompts: Sequence[Prompt], *, models: Sequence[ModelRef], sampling: Sampling
+    ) -> list[list[Completion]]:
+        raise AssertionError("nothing is compared here")
+
+
+def test_pairs_go_on_with_the_base_while_the_policy_is_gone(
+    contest: Contest, registry: Registry, journal: Journal, home: Path
+) -> None:
+    path = write_run(home, "dpo-1", BASE)
+    tuned = contest.override().model
+    prompts = [p for n in range(9) if (p := Prompt.from_text(f"Ask {n}")).split is Split.TRAIN]
+    pool = PairPool(
+        journal,
+        prompts[:1],
+        Answerer(),
+        model=lambda: registry.answering().ref,
+        sampling=Sampling(),
+        votes_per_pair=1,
+        target=8,
+    )
+
+    def models_of_new_pairs() -> set[ModelRef]:
+        before = {pair.id for pair in journal.pairs()}
+        pool._draw(prompts[:1])
+        new = [pair for pair in journal.pairs() if pair.id not in before]
+        assert len(new) == 1
+        return {completion.model for pair in new for completion in pair.completions}
+
+    assert models_of_new_pairs() == {tuned}
+    path.rename(home / "elsewhere")
+    assert models_of_new_pairs() == {BASE}
+    (home / "elsewhere").rename(path)
+    assert models_of_new_pairs() == {tuned}
 
 
 def test_the_watch_promotes_by_itself(
@@ -230,3 +304,17 @@ def test_the_watch_promotes_by_itself(
         assert registry.policy().ref == tuned
     finally:
         watch.stop()
+
+
+def test_the_status_of_a_home_says_that_its_policy_is_gone(contest: Contest, home: Path) -> None:
+    bind_base(home, BASE.base, BASE.base_revision, None)
+    path = write_run(home, "dpo-1", BASE)
+    contest.override()
+    settings = AnnotationSettings(votetune_home=home)
+    assert load_status(settings).trouble is None
+    assert "trouble" not in load_status(settings).to_text()
+    path.rename(home / "elsewhere")
+    found = load_status(settings)
+    assert "is not here any more, so the base answers meanwhile" in (found.trouble or "")
+    assert f"trouble     {found.trouble}" in found.to_text()
+    assert json.loads(found.to_json())["trouble"] == found.trouble

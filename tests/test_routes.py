@@ -100,6 +100,7 @@ def test_health_says_what_it_was_told(client: TestClient) -> None:
         "undelivered": 2,
         "base_model": "starter@11111111",
         "sampling": None,
+        "trouble": None,
     }
 
 

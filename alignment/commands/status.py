@@ -11,6 +11,7 @@ from datetime import datetime
 from alignment.base import bound_base
 from alignment.contest.promotions import Promotions
 from alignment.pipeline import open_reader
+from alignment.registry import why_base_answers
 from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.backup.journal_backup import BackupReader
@@ -52,12 +53,14 @@ class HomeStatus:
     """`base` and `policy` are labels, None before the first start; `app_url` where it is served.
 
     `sampling` is what keeps a running app from drawing pairs.
+    `trouble` says in one line that the policy is not here.
     """
 
     home: str
     app_url: str | None
     base: str | None
     policy: str | None
+    trouble: str | None
     pairs: int
     counts: ExportCounts | None
     comparisons: int
@@ -87,6 +90,7 @@ class HomeStatus:
             ("app", self.app_url or "not running"),
             ("base", self.base or "chosen at the first start"),
             ("policy", self.policy or "the base"),
+            *([("trouble", self.trouble)] if self.trouble else []),
             ("pairs", str(self.pairs)),
             ("votes", votes),
             *([("sampling", self.sampling)] if self.sampling else []),
@@ -121,6 +125,7 @@ def load_status(settings: AnnotationSettings) -> HomeStatus:
         app_url=running.url if running else None,
         base=base.label if base else None,
         policy=(promoted or base).label if base else None,
+        trouble=why_base_answers(home.root),
         pairs=pairs,
         counts=counts,
         comparisons=comparisons,

@@ -39,15 +39,25 @@ class ContestError(Fault):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """The models in play: `candidate` is None while none waits."""
+    """The models in play: `candidate` is None while none waits.
+
+    `trouble` says that the policy is not here. Then nothing is compared or promoted: a candidate
+    that beats the base may yet lose to the policy.
+    """
 
     base: ModelRef
     policy: ModelRef
     candidate: RegisteredModel | None
+    trouble: str | None = None
 
     @property
     def contests(self) -> tuple[Models, ...]:
         """What is compared: the candidate with the policy first; the base as the measure of all."""
+        return () if self.trouble else self.open
+
+    @property
+    def open(self) -> tuple[Models, ...]:
+        """What hangs on votes, whether or not it can be compared just now."""
         found: list[Models] = []
         if self.candidate:
             found.append((self.candidate.ref, self.policy))
@@ -62,12 +72,13 @@ class Field:
 
         Without a candidate nothing hangs on the votes: the base only measures the policy.
         """
-        return self.candidate is not None and {one, other} in [{*pair} for pair in self.contests]
+        return self.candidate is not None and {one, other} in [{*pair} for pair in self.open]
 
 
 def look_at_field(registry: Registry, journal: JournalReader) -> Field:
     """The models in play now. Raises what Registry does."""
-    policy = registry.policy().ref
+    base = registry.get("base").ref
+    policy = registry.promotions.current() or base
     was_policy = {promotion.model for promotion in registry.promotions.history()}
     dismissed = _dismissed(journal)
     tuned = [
@@ -75,7 +86,8 @@ def look_at_field(registry: Registry, journal: JournalReader) -> Field:
         for model in registry.models()
         if model.tuning and model.ref not in was_policy and model.ref.label not in dismissed
     ]
-    return Field(registry.get("base").ref, policy, tuned[-1] if tuned else None)
+    trouble = registry.why_base_answers()
+    return Field(base, policy, tuned[-1] if tuned else None, trouble)
 
 
 def load_comparisons(journal: JournalReader) -> list[Comparison]:
@@ -121,6 +133,8 @@ class Contest:
     def models(self) -> Models | None:
         """The two models that the next comparisons are of; None while there is but one."""
         field = self.field()
+        if field.trouble:
+            return None
         self._close_others(field)
         contests = field.contests
         if not contests:
@@ -141,10 +155,15 @@ class Contest:
         """Every vote that compared models and counts, oldest first."""
         return load_comparisons(self._journal)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing is compared though a model may wait, in one line; None where all is well."""
+        return self.field().trouble
+
     def gate(self) -> Gate | None:
-        """Where the candidate stands; None while none waits."""
+        """Where the candidate stands; None while none waits, or while the policy is not here."""
         field = self.field(fresh=True)
-        if field.candidate is None:
+        if field.candidate is None or field.trouble:
             return None
         return decide(self.comparisons(), field.candidate.ref, field.policy)
 
@@ -167,7 +186,7 @@ class Contest:
         """Promote the candidate on an admin's word, whatever the votes say."""
         gate = self.gate()
         if gate is None:
-            raise ContestError("No model waits for promotion: train one first.")
+            raise ContestError(self.trouble or "No model waits for promotion: train one first.")
         return self._promote(gate.candidate, gate, by_gate=False)
 
     def dismiss(self) -> RegisteredModel:

@@ -45,6 +45,7 @@ class AdminHandlers(Guarded):
         backup: Callable[[], BackupStatus | None] = lambda: None,
         trouble: Callable[[], str | None] = lambda: None,
         sampling: Callable[[], str | None] = lambda: None,
+        missing: Callable[[], str | None] = lambda: None,
     ) -> None:
         super().__init__(door)
         self._pipeline = pipeline
@@ -53,6 +54,7 @@ class AdminHandlers(Guarded):
         self._backup = backup
         self._trouble = trouble
         self._sampling = sampling
+        self._missing = missing
 
     @looks
     def votes(self, request: gr.Request) -> str:
@@ -64,6 +66,7 @@ class AdminHandlers(Guarded):
             self._backup(),
             trouble=self._trouble(),
             sampling=self._sampling(),
+            missing=self._missing(),
         )
 
     @looks

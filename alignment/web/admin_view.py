@@ -33,10 +33,12 @@ def describe_votes(
     *,
     trouble: str | None = None,
     sampling: str | None = None,
+    missing: str | None = None,
 ) -> str:
     """The votes and where they are, as Markdown. `backup` is None where none is set up.
 
-    `trouble` is why votes can't be saved just now, `sampling` why no new pairs are drawn.
+    `trouble` is why votes can't be saved just now, `sampling` why no new pairs are drawn,
+    `missing` that the policy is not here.
     """
     synthetic = (
         f" **{counts.synthetic_votes} are synthetic**, from scripted voters."
@@ -46,6 +48,7 @@ def describe_votes(
     lines = [
         *([_describe_trouble(trouble)] if trouble else []),
         *([f"**New pairs wait.** {sampling}"] if sampling else []),
+        *([f"**Pairs come from the base.** {missing}"] if missing else []),
         f"{_count(counts.votes, 'vote')} by {_count(counts.voters, 'voter')} "
         f"on {counts.pairs_voted} pairs; {pairs_ready} more wait for a vote.{synthetic}",
         f"They give {_count(counts.examples, 'preference example')}. "

@@ -72,7 +72,7 @@ class LeaderboardHandlers(Guarded):
     def _draw(self) -> dict[str, str]:
         names = names_of(self._registry)
         return {
-            "gate": draw_gate(self._contest.gate(), names),
+            "gate": draw_gate(self._contest.gate(), names, self._contest.trouble),
             "board": self._board(names),
             "history": draw_promotions(self._registry.promotions.history(), names),
         }

@@ -54,8 +54,13 @@ def draw_leaderboard(board: Leaderboard, names: Names, *, empty: str = NOTHING_Y
     )
 
 
-def draw_gate(gate: Gate | None, names: Names) -> str:
-    """Where the candidate stands, and what it still takes."""
+def draw_gate(gate: Gate | None, names: Names, trouble: str | None = None) -> str:
+    """Where the candidate stands, and what it still takes; `trouble` is why nothing is compared."""
+    if trouble:
+        return (
+            '<div class="vta-finding vta-serious"><span class="vta-level-name">Nothing is compared '
+            f"or promoted now</span><span>{escape(trouble)}</span></div>"
+        )
     if gate is None:
         return NO_CANDIDATE
     decided = gate.wins + gate.losses

@@ -87,6 +87,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
                 backup=site.backup_status,
                 trouble=lambda: site.journal.trouble,
                 sampling=site.sampling_error,
+                missing=lambda: site.contest.trouble,
             ),
             QualityHandlers(site.pipeline, site.journal, door),
             OwnPromptHandlers(site.journal, door),

@@ -94,7 +94,7 @@ class Site:
             self.journal,
             asked,
             self.sampler,
-            model=lambda: self.pipeline.registry.policy().ref,
+            model=lambda: self.pipeline.registry.answering().ref,
             sampling=self.sampling,
             votes_per_pair=annotation.votes_per_pair,
         )
@@ -120,7 +120,7 @@ class Site:
             self.journal,
             self.asking,
             mode=annotation.own_prompts,
-            model=lambda: self.pipeline.registry.policy().ref,
+            model=lambda: self.pipeline.registry.answering().ref,
             sampling=self.sampling,
             flipped=self.voting.flipped,
         )
@@ -359,4 +359,5 @@ class Site:
             undelivered=self.journal.undelivered_count(),
             base_model=self.base.ref.label,
             sampling=self.sampling_error(),
+            trouble=self.contest.trouble,
         )

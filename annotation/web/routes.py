@@ -28,6 +28,7 @@ class Health:
     """What GET /api/health says. `argilla` is ready, starting or unreachable.
 
     `sampling` is what keeps new pairs from being drawn, None while nothing does.
+    `trouble` is what the owner has to mend while voting goes on, in one line.
     """
 
     status: str
@@ -36,6 +37,7 @@ class Health:
     undelivered: int
     base_model: str
     sampling: str | None = None
+    trouble: str | None = None
 
 
 def _no_nul(text: str) -> str:
@@ -112,6 +114,7 @@ class HealthOut(BaseModel):
     undelivered: int = Field(description="votes that Argilla has not got yet")
     base_model: str
     sampling: str | None = Field(description="why no new pairs are drawn, or null")
+    trouble: str | None = Field(None, description="what the owner has to mend, or null")
 
 
 _VoteId = Annotated[str, Path(alias="id", min_length=1, max_length=100, description=FIELDS["id"])]
@@ -145,6 +148,7 @@ def build_vote_routes(
             undelivered=now.undelivered,
             base_model=now.base_model,
             sampling=now.sampling,
+            trouble=now.trouble,
         )
 
     @router.post(
