@@ -278,6 +278,9 @@ def test_words_that_differ_are_marked_and_nothing_in_them_runs() -> None:
         assert "&lt;img" in drawn[0]
         assert "U+202E" in drawn[0]
         assert "\u202e" not in drawn[0]
+    left, right = mark_differences("Yes,  a small cat\n sat.", "Yes, two big dogs sat.")
+    assert plain.sub("", left) == "Yes,  [only here: a small cat]\n sat."
+    assert plain.sub("", right) == "Yes, [only here: two big dogs] sat."
     # Scripts without spaces are compared sign by sign.
     assert plain.sub("", mark_differences("猫が好き", "犬が好き")[0]) == "[only here: 猫]が好き"
 

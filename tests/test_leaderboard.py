@@ -134,3 +134,27 @@ def test_promotions_are_listed_with_how_they_came() -> None:
     )
     assert shown.index("rolled back") < shown.index("by the votes")
     assert "36 to 14" in shown
+
+
+def test_a_pair_of_models_is_told_from_the_winners_side() -> None:
+    lost = [Comparison(f"v{n}", ONE, BASE, "loss") for n in range(15)]
+    won = [Comparison(f"w{n}", ONE, BASE, "win") for n in range(5)]
+    board = build_leaderboard([*lost, *won], BASE)
+    (duel,) = board.duels
+    drawn = draw_leaderboard(board, {ONE: "one", BASE: "base"})
+    told = drawn[drawn.index('aria-label="Pairs of models"') :]
+    assert '<th scope="row">base</th><td>one</td>' in told
+    assert f"<b>0.75</b> <small>{1 - duel.high:.2f} to {1 - duel.low:.2f}</small>" in told
+    assert "15 to 5, 0 ties" in told
+
+
+def test_votes_of_voters_set_aside_are_told_as_left_out() -> None:
+    board = build_leaderboard([Comparison("ann", ONE, BASE, "win")], BASE)
+    assert "set aside" not in draw_leaderboard(board, {})
+    assert "1 vote of voters who are set aside is left out." in draw_leaderboard(
+        board, {}, left_out=1
+    )
+    empty = build_leaderboard([], BASE)
+    assert "12 votes of voters who are set aside are left out." in draw_leaderboard(
+        empty, {}, left_out=12
+    )

@@ -160,6 +160,11 @@ class Contest:
         """Why nothing is compared though a model may wait, in one line; None where all is well."""
         return self.field().trouble
 
+    def left_out(self) -> int:
+        """Votes on comparisons that do not count because their voters are set aside."""
+        votes = self._journal.votes_on(PairKind.COMPARE)
+        return sum(vote.counted and vote.set_aside is not None for vote in votes)
+
     def gate(self) -> Gate | None:
         """Where the candidate stands; None while none waits, or while the policy is not here."""
         field = self.field(fresh=True)

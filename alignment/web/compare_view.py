@@ -15,8 +15,10 @@ from annotation.asking import Answer
 MOST_WORDS = 3000
 """Of one answer; longer ones are not compared word by word."""
 ALIKE = "Both answers are the same, word for word."
-# A word, a run of white space, one other sign; scripts without spaces go sign by sign.
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|\s+|[^\w\s]")
+# A word or one other sign, and the white space behind; scripts without spaces go sign by sign.
+_WORDS = re.compile(
+    r"(?:[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s])\s*|\s+"
+)
 
 
 def draw_answers(titles: Sequence[str], answers: Sequence[Answer], *, figures: bool = True) -> str:
@@ -38,7 +40,8 @@ def mark_differences(first: str, second: str) -> tuple[str, str]:
     one, other = _WORDS.findall(first), _WORDS.findall(second)
     if max(len(one), len(other)) > MOST_WORDS:
         return safe_text(first), safe_text(second)
-    steps = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
+    bare = [[word.strip() for word in words] for words in (one, other)]
+    steps = SequenceMatcher(None, *bare, autojunk=False).get_opcodes()
     left = [_marked(one[i:j], step != "equal") for step, i, j, _, _ in steps]
     right = [_marked(other[i:j], step != "equal") for step, _, _, i, j in steps]
     return "".join(left), "".join(right)
@@ -49,12 +52,14 @@ def draw_status(text: str) -> str:
 
 
 def _marked(words: Sequence[str], differs: bool) -> str:
-    text = safe_text("".join(words))
+    whole = "".join(words)
+    text = safe_text(whole.rstrip())
+    space = whole[len(whole.rstrip()) :]
     if not differs or not text:
-        return text
+        return text + space
     # Read out too: a mark by itself is silent in most screen readers.
     begin, end = (f'<span class="vta-heard">{said}</span>' for said in ("[only here: ", "]"))
-    return f'<mark class="vta-only">{begin}{text}{end}</mark>'
+    return f'<mark class="vta-only">{begin}{text}{end}</mark>{space}'
 
 
 def _column(title: str, words: str, answer: Answer, *, figures: bool) -> str:

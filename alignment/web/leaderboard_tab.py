@@ -80,10 +80,11 @@ class LeaderboardHandlers(Guarded):
     def _board(self, names: dict[ModelRef, str]) -> str:
         # Intervals take a second: drawn again only where there are new votes or models.
         comparisons = self._contest.comparisons()
-        key = (tuple(comparisons), tuple(names.items()))
+        left_out = self._contest.left_out()
+        key = (tuple(comparisons), tuple(names.items()), left_out)
         if self._votes is None or self._votes[0] != key:
             board = self._contest.leaderboard(closed_only=False)
-            self._votes = (key, draw_leaderboard(board, names, empty=NO_VOTES))
+            self._votes = (key, draw_leaderboard(board, names, empty=NO_VOTES, left_out=left_out))
         return self._votes[1]
 
     def _told(self, made: Promotion) -> str:
@@ -129,7 +130,7 @@ def build_leaderboard_tab(contest: Contest, registry: Registry, tab: gr.Tab) -> 
     def refresh() -> str:
         try:
             found = contest.leaderboard(closed_only=True)
-            return draw_leaderboard(found, names_of(registry))
+            return draw_leaderboard(found, names_of(registry), left_out=contest.left_out())
         except Fault as fault:
             raise gr.Error(str(fault), print_exception=False) from None
 

@@ -35,13 +35,19 @@ _SHOWN_PROMOTIONS = 10
 Names = Mapping[ModelRef, str]
 
 
-def draw_leaderboard(board: Leaderboard, names: Names, *, empty: str = NOTHING_YET) -> str:
-    """Every model with its strength, then every pair of models that was judged."""
+def draw_leaderboard(
+    board: Leaderboard, names: Names, *, empty: str = NOTHING_YET, left_out: int = 0
+) -> str:
+    """Every model with its strength, then every pair of models that was judged.
+
+    `left_out` counts votes of voters who are set aside.
+    """
+    aside = f'<p class="vta-note">{_left_out(left_out)}</p>' if left_out else ""
     if not board.duels:
-        return empty
+        return empty + aside
     titles = ("Model", "Strength", "Without length", "Wins over the base", "Votes", "Voters")
     rows = [_row(row, names) for row in board.rows]
-    duels = [_duel(duel, names) for duel in board.duels]
+    duels = [_duel(_winner_first(duel), names) for duel in board.duels]
     return (
         '<div class="vta-quality">'
         f"{draw_table('Models', titles, rows)}"
@@ -50,7 +56,7 @@ def draw_leaderboard(board: Leaderboard, names: Names, *, empty: str = NOTHING_Y
         "takes a taste for long or formatted answers out. Votes count those that decided.</p>"
         f"{draw_table('Pairs of models', ('Preferred', 'Over', 'Win rate', 'Votes'), duels)}"
         '<p class="vta-note">A tie gives half a win to each side; the range is a 95 % Wilson '
-        "interval.</p></div>"
+        f"interval.</p>{aside}</div>"
     )
 
 
@@ -119,8 +125,15 @@ def _outlook(gate: Gate, decided: int) -> str:
     return " ".join(said)
 
 
+def _left_out(votes: int) -> str:
+    are = "is" if votes == 1 else "are"
+    return f"{count_of(votes, 'vote')} of voters who are set aside {are} left out."
+
+
 def _row(row: Row, names: Names) -> tuple[str, ...]:
-    over = "the measure" if row.over_base is None else _rate(row.over_base)
+    is_apart = row.standing is Standing.NEVER_COMPARED
+    measure = "–" if is_apart else "the measure"
+    over = measure if row.over_base is None else _rate(row.over_base)
     if row.standing is not Standing.PLACED:
         told = f'<span class="vta-tag">{row.standing.value}</span>'
         return (_name(row.model, names), told, "", over, str(row.decided), str(row.voters))
@@ -131,6 +144,22 @@ def _row(row: Row, names: Names) -> tuple[str, ...]:
         over,
         str(row.decided),
         str(row.voters),
+    )
+
+
+def _winner_first(duel: WinRate) -> WinRate:
+    """The same votes, told of the model that more of them preferred."""
+    if duel.wins >= duel.losses:
+        return duel
+    return WinRate(
+        model=duel.over,
+        over=duel.model,
+        wins=duel.losses,
+        losses=duel.wins,
+        ties=duel.ties,
+        rate=1 - duel.rate,
+        low=1 - duel.high,
+        high=1 - duel.low,
     )
 
 

@@ -1,26 +1,35 @@
-"""The vote page and the real Compare tab over a registry of small files; a slow writer answers."""
+"""The real Compare and Leaderboard tabs over a registry of small files; a slow writer answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import gradio as gr
+from quality_site import store
 from small_files import write_model, write_run
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from vote_parts import pair_of, vote_on
 from vote_site import SECRET, Site
 
 from alignment.base import ResolvedBase
+from alignment.contest.contest import Contest
 from alignment.registry import Registry
 from alignment.web.blind_tab import BlindHandlers
 from alignment.web.changes_tab import ChangeHandlers
 from alignment.web.compare_tab import build_compare_tab
 from alignment.web.comparison import Comparison
+from alignment.web.leaderboard_tab import build_leaderboard_tab
 from annotation.asking import AskQueue
-from annotation.schema import ModelRef, Sampling
+from annotation.journal.journal import Journal
+from annotation.schema import Choice, ModelRef, PairKind, Sampling
 from annotation.trying import BlindTries
 from annotation.voting import Voting
 from annotation.web.tab import VotePage, build_vote_tab
 from annotation.web.voters import Caller, VoterCookies
 
 BASE = ModelRef("zebra/chat", "c0ffee12" * 5)
+APART = ModelRef(BASE.base, BASE.base_revision, "dpo-apart", "a" * 40)
+ALSO_APART = ModelRef(BASE.base, BASE.base_revision, "dpo-also-apart", "d" * 40)
+"""Models that are not here any more."""
 RUNS = ("dpo-first", "dpo-second")
 NAMES = ("zebra", "c0ffee12", *RUNS)
 """What nothing may hold before a blind vote is saved."""
@@ -91,3 +100,35 @@ class CompareSite(Site):
                 )
         blocks.queue(default_concurrency_limit=4, max_size=64)
         return blocks
+
+
+@dataclass(slots=True)
+class LeaderSite(CompareSite):
+    """The vote page and the Leaderboard tab."""
+
+    contest: Contest = field(init=False)
+
+    def _build_page(self, voting: Voting, cookies: VoterCookies, queue: AskQueue) -> gr.Blocks:
+        self.contest = Contest(self.registry, self.journal, share=0.2)
+        with gr.Blocks(title="Votetune", analytics_enabled=False) as blocks, gr.Tabs():
+            with gr.Tab("Vote"):
+                build_vote_tab(VotePage())
+            with gr.Tab("Leaderboard") as tab:
+                build_leaderboard_tab(self.contest, self.registry, tab)
+        return blocks
+
+
+def judge(journal: Journal, first: ModelRef, second: ModelRef, choices: Sequence[Choice]) -> None:
+    """Blind votes on `first` (side a) and `second`, one of each voter."""
+    for n, choice in enumerate(choices):
+        pair = pair_of(
+            f"{first.label}-{second.label}-{n}",
+            kind=PairKind.COMPARE,
+            models=(first, second),
+            longer_first=n % 2 == 0,
+        )
+        store(journal, [pair], [vote_on(pair.id, f"voter-{n}", choice)])
+
+
+def many(a: int, b: int = 0, ties: int = 0) -> list[Choice]:
+    return [Choice.A] * a + [Choice.B] * b + [Choice.TIE] * ties

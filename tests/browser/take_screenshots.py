@@ -35,17 +35,6 @@ def shoot_vote(page: Page, app: RunningApp) -> None:
     expect(page.locator("[data-vt=status]")).to_contain_text("Saved", timeout=15_000)
 
 
-def shoot_compare(page: Page, app: RunningApp) -> None:
-    page.goto(app.url)
-    page.get_by_role("tab", name="Compare").click()
-    page.locator("#compare-prompt textarea").fill("What is the opposite of hot?")
-    expect(page.locator("#compare-right input")).not_to_have_value("", timeout=30_000)
-    page.locator("#compare-ask").click()
-    expect(page.locator("#compare-status")).to_have_text("Done.", timeout=60_000)
-    page.get_by_label("Show what differs").check()
-    page.wait_for_timeout(1500)
-
-
 def shoot_admin(page: Page, app: RunningApp) -> None:
     """After a run: pictures, samples, the table."""
     page.goto(app.admin_url)
@@ -80,7 +69,7 @@ def shoot_bakeoff(page: Page, app: RunningApp) -> None:
 Shots = Mapping[str, Callable[[Page, RunningApp], None]]
 BEFORE: Shots = {"check": shoot_check}
 DURING: Shots = {"training": shoot_training}
-AFTER: Shots = {"vote": shoot_vote, "compare": shoot_compare, "admin": shoot_admin}
+AFTER: Shots = {"vote": shoot_vote, "admin": shoot_admin}
 LAST: Shots = {"bakeoff": shoot_bakeoff}
 FULL_PAGE = ("admin", "check", "training")
 
