@@ -26,7 +26,10 @@ from annotation.web.voters import TokenBuckets
 MAX_PROMPT_CHARACTERS = 2000
 MAX_WAITING = 8
 """Prompts that wait behind the one that is being answered."""
+MAX_UNPACED = 4
+"""Of these, such as are not paced: whoever asks without a name must not fill the queue."""
 FULL_WAIT_S = 10.0
+STOPPED = "Stopped."
 DRAFT_EVERY_S = 0.1
 _log = logging.getLogger(__name__)
 
@@ -120,9 +123,10 @@ Line = Draft | Answered | Shown | Unanswered
 class Asking:
     """One prompt on its way: lines for the event loop that asked, told from another thread."""
 
-    def __init__(self, who: str, prompt: Prompt) -> None:
+    def __init__(self, who: str, prompt: Prompt, *, paced: bool = True) -> None:
         self.who = who
         self.prompt = prompt
+        self.paced = paced
         self._loop = asyncio.get_running_loop()
         self._lines: asyncio.Queue[Line] = asyncio.Queue()
         self._left = threading.Event()
@@ -140,6 +144,11 @@ class Asking:
     def leave(self) -> None:
         """Stop the drawing: nobody reads any more."""
         self._left.set()
+
+    def stop(self) -> None:
+        """End it now, at the wish of who asked, and say so."""
+        self.leave()
+        self.tell(Unanswered(STOPPED))
 
     def tell(self, line: Line) -> None:
         """From any thread."""
@@ -184,14 +193,15 @@ class AskQueue:
         with self._gate:
             if who in self._asking:
                 raise AlreadyAsking("Your last prompt is still being answered: wait for it.")
-            if len(self._asking) > MAX_WAITING:
+            others = [a for a in self._asking.values() if not a.paced and not a.is_left()]
+            if len(self._asking) > MAX_WAITING or (not paced and len(others) >= MAX_UNPACED):
                 raise TooManyAsking(
                     "Many voters are asking just now: try again in 10 seconds.", FULL_WAIT_S
                 )
             wait_s = self._buckets.take(who) if paced else 0.0
             if wait_s:
                 raise AskedTooOften("One prompt in 10 seconds: wait a moment, then ask.", wait_s)
-            asking = self._asking[who] = Asking(who, prompt)
+            asking = self._asking[who] = Asking(who, prompt, paced=paced)
         self._thread.submit(self._answer, asking, draw)
         return asking
 

@@ -17,6 +17,7 @@ from alignment.registry import Registry
 from alignment.web.compare_view import ALIKE, draw_answers, mark_differences
 from alignment.web.comparison import CompareError, Comparison, Question
 from annotation.asking import (
+    MAX_UNPACED,
     Answer,
     AskedTooOften,
     AskQueue,
@@ -198,7 +199,7 @@ def _gone(home: Path) -> Line:
 
 
 def test_stopping_ends_the_drawing_and_many_waiting_are_told(
-    comparison: Comparison, echo: Echo
+    comparison: Comparison, echo: Echo, queue: AskQueue
 ) -> None:
     async def read() -> None:
         echo.before = lambda: asyncio.run(asyncio.sleep(0.05))
@@ -210,9 +211,15 @@ def test_stopping_ends_the_drawing_and_many_waiting_are_told(
         nxt = comparison.ask("Hi", ("base", None), 1.0, 4).asking
         async with asyncio.timeout(2):
             assert isinstance([line async for line in nxt.lines()][-1], Shown)
-        waiting = [comparison.ask(many, ("base", None), 1.0, n).asking for n in range(9)]
+        waiting = [comparison.ask(many, ("base", None), 1.0, n).asking for n in range(MAX_UNPACED)]
         with pytest.raises(TooManyAsking, match="try again in 10 seconds"):
             comparison.ask("Hi", ("base", None), 1.0, 4)
+        # Whoever asks by name still may, and who was stopped is told and takes no place.
+        named = queue.ask("ann", Prompt.from_text("Hi"), lambda _: Unanswered("by name"))
+        waiting[-1].stop()
+        assert [line async for line in waiting[-1].lines()] == [Unanswered("Stopped.")]
+        waiting.append(comparison.ask(many, ("base", None), 1.0, 4).asking)
+        named.leave()
         for asking in waiting:
             asking.leave()
 
@@ -291,5 +298,7 @@ def test_equal_answers_say_so_and_growing_ones_are_not_compared() -> None:
     assert "<mark" not in draw_answers(["A", "B"], same)
     grow = draw_answers(["A", "B"], [Answer("Yes", 1), Answer("No", 1)])
     assert grow.count('aria-busy="true"') == 2
+    halted = draw_answers(["A", "B"], [Answer("Yes", 1), Answer("No", 1)], stopped=True)
+    assert "aria-busy" not in halted
     assert "<mark" not in grow
     assert draw_answers(["A", "B"], [Answer(), Answer()]).count("…") == 2

@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 
 from alignment.web.compare_parts import (
-    ONE_FOR_EVERYBODY,
+    PRIVATE,
     WAITS,
+    WATCHED,
     WRITES,
+    UnderWay,
     build_diff_switch,
-    draw_stop,
 )
 from alignment.web.compare_view import draw_answers, draw_status
 from annotation.asking import MAX_PROMPT_CHARACTERS, Answer, Answered, Draft, Unanswered
@@ -50,6 +51,12 @@ class BlindHandlers:
         self._tries = tries
         self._voting = voting
         self._who = who
+        self.under_way = UnderWay()
+
+    def begin(self, request: gr.Request) -> tuple[str, str, str, *tuple[Any, ...]]:
+        """No answers, what is said until it is one's turn, no pair and no vote yet."""
+        self.under_way.begin(request)
+        return "", draw_status(WAITS), "", *may_vote(False)
 
     def why_not(self, request: gr.Request) -> str | None:
         """Why nothing can be asked blind just now, None where it can."""
@@ -68,7 +75,8 @@ class BlindHandlers:
         except Fault as fault:
             yield "", draw_status(str(fault)), "", *may_vote(False)
             return
-        with asking:
+        so_far: tuple[Answer, ...] = ()
+        with self.under_way.watch(request, asking):
             async for line in asking.lines():
                 if isinstance(line, Answered):
                     pair = line.pair
@@ -76,10 +84,12 @@ class BlindHandlers:
                     drawn = draw_answers(SIDES, whole, figures=False)
                     yield drawn, draw_status(VOTE_NOW), pair.id, *may_vote(True)
                 elif isinstance(line, Draft):
-                    drawn = draw_answers(SIDES, line.answers, figures=False)
+                    so_far = line.answers
+                    drawn = draw_answers(SIDES, so_far, figures=False)
                     yield drawn, draw_status(WRITES), "", *may_vote(False)
                 elif isinstance(line, Unanswered):
-                    yield "", draw_status(line.why), "", *may_vote(False)
+                    drawn = draw_answers(SIDES, so_far, figures=False, stopped=True)
+                    yield drawn if so_far else "", draw_status(line.why), "", *may_vote(False)
 
     async def vote(
         self, choice: Choice, pair_id: str, request: gr.Request
@@ -153,18 +163,15 @@ def draw_blind(handlers: BlindHandlers, why: str) -> None:
             for choice, label in CHOICES.items()
         }
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     every = list(buttons.values())
     begun = gr.on(
         [ask.click, prompt.submit],
-        lambda: ("", draw_status(WAITS), "", *may_vote(False)),
+        handlers.begin,
         None,
         [answers, status, pair_id, *every],
-        **private,
+        **PRIVATE,
     )
-    asked = begun.then(
-        handlers.show, prompt, [answers, status, pair_id, *every], **private, **ONE_FOR_EVERYBODY
-    )
-    draw_stop(stop, status, [begun, asked])
+    begun.then(handlers.show, prompt, [answers, status, pair_id, *every], **WATCHED)
+    stop.click(handlers.under_way.stop, None, status, **PRIVATE)
     for choice, button in buttons.items():
-        button.click(handlers.voting_for(choice), pair_id, [status, *every], **private)
+        button.click(handlers.voting_for(choice), pair_id, [status, *every], **PRIVATE)

@@ -6,18 +6,18 @@ Only draws and passes on. Whose prompts are listed is read from the request's co
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import gradio as gr
 
 from alignment.web.compare_parts import (
+    PRIVATE,
     WAITS,
-    answers_of,
+    WATCHED,
+    UnderWay,
     build_diff_switch,
-    draw_stop,
-    says_of,
+    watch_answers,
 )
-from alignment.web.compare_view import draw_answers, draw_status
+from alignment.web.compare_view import draw_status
 from alignment.web.comparison import SEEDS, Comparison
 from annotation.faults import Fault
 from annotation.web.voters import Caller
@@ -35,6 +35,12 @@ class ChangeHandlers:
     def __init__(self, comparison: Comparison, who: Callable[[gr.Request], Caller]) -> None:
         self._comparison = comparison
         self._who = who
+        self.under_way = UnderWay()
+
+    def begin(self, request: gr.Request) -> tuple[str, str]:
+        """No answers, and what is said until it is one's turn."""
+        self.under_way.begin(request)
+        return "", draw_status(WAITS)
 
     def choices(self, request: gr.Request) -> tuple[tuple[str, str], ...]:
         prompts = self._comparison.prompts(self._who(request).voter)
@@ -58,9 +64,9 @@ class ChangeHandlers:
             return
         base, policy = question.names
         titles = (f"Before: {base}", f"After: {policy}")
-        with question.asking as asking:
-            async for line in asking.lines():
-                yield draw_answers(titles, answers_of(line, question)), says_of(line)
+        with self.under_way.watch(request, question.asking) as asking:
+            async for drawn, said in watch_answers(asking, titles):
+                yield drawn, said
 
 
 def draw_changes(handlers: ChangeHandlers, offered: tuple[tuple[str, str], ...], why: str) -> None:
@@ -82,10 +88,9 @@ def draw_changes(handlers: ChangeHandlers, offered: tuple[tuple[str, str], ...],
     status = gr.HTML(elem_id="changes-status", padding=False)
     answers = gr.HTML(elem_id="changes-answers", padding=False)
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    begun = ask.click(lambda: ("", draw_status(WAITS)), None, [answers, status], **private)
-    asked = begun.then(handlers.show, prompt, [answers, status], **private)
-    draw_stop(stop, status, [begun, asked])
+    begun = ask.click(handlers.begin, None, [answers, status], **PRIVATE)
+    begun.then(handlers.show, prompt, [answers, status], **WATCHED)
+    stop.click(handlers.under_way.stop, None, status, **PRIVATE)
 
 
 def _label(text: str) -> str:

@@ -1,25 +1,83 @@
 """What the three parts of the Compare tab share: the switch, Stop, and what is said meanwhile."""
 
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
-from alignment.web.compare_view import draw_status
-from alignment.web.comparison import Question
-from annotation.asking import Answer, Draft, Line, Shown, Unanswered
+from alignment.web.compare_view import draw_answers, draw_status
+from annotation.asking import STOPPED, Answer, Asking, Draft, Line, Shown, Unanswered
 
-# One generation at a time for everybody: it shares two cores with sampling and training.
-ONE_FOR_EVERYBODY: dict[str, Any] = {"concurrency_id": "generation", "concurrency_limit": 1}
 WAITS = "Waiting for its turn: one question is answered at a time for everybody…"
 WRITES = "Both answers are being written…"
 DONE = "Done."
-STOPPED = "Stopped."
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# They wait for their turn in the one queue of `annotation.asking`, not in Gradio's.
+WATCHED: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
+_MOST_PAGES = 10_000
 
 
-def answers_of(line: Line, question: Question) -> tuple[Answer, ...]:
-    """The answers so far, one for each name."""
-    told = line.answers if isinstance(line, Draft | Shown) else ()
-    return told or (Answer(),) * len(question.names)
+class UnderWay:
+    """What each open page waits for, so that its Stop finds it.
+
+    Gradio's own cancelling can lose the race with a token that comes, and then shows an error.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: OrderedDict[str, Asking | None] = OrderedDict()
+
+    def begin(self, request: gr.Request) -> None:
+        """The page has asked; its question is on the way."""
+        with self._lock:
+            self._asked[str(request.session_hash)] = None
+            while len(self._asked) > _MOST_PAGES:
+                self._asked.popitem(last=False)
+
+    @contextmanager
+    def watch(self, request: gr.Request, asking: Asking) -> Iterator[Asking]:
+        """Leave `asking` at the end; until then Stop ends it, also if it was pressed before."""
+        page = str(request.session_hash)
+        with asking:
+            with self._lock:
+                is_wanted = page in self._asked
+                self._asked[page] = asking
+            if not is_wanted:
+                asking.stop()
+            try:
+                yield asking
+            finally:
+                with self._lock:
+                    self._asked.pop(page, None)
+
+    def stop(self, request: gr.Request) -> Any:
+        """What is said; nothing new where nothing is under way."""
+        page = str(request.session_hash)
+        with self._lock:
+            if page not in self._asked:
+                return gr.skip()
+            asking = self._asked.pop(page)
+        if asking is not None:
+            asking.stop()
+        return draw_status(STOPPED)
+
+
+async def watch_answers(asking: Asking, titles: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
+    """The answers as HTML and what is said of them, until they are whole or given up."""
+    so_far: tuple[Answer, ...] = ()
+    async for line in asking.lines():
+        so_far = answers_of(line) or so_far
+        over = isinstance(line, Unanswered)
+        drawn = draw_answers(titles, so_far, stopped=over) if so_far else ""
+        yield drawn, says_of(line)
+
+
+def answers_of(line: Line) -> tuple[Answer, ...]:
+    """The answers so far; none where there are none."""
+    return line.answers if isinstance(line, Draft | Shown) else ()
 
 
 def says_of(line: Line) -> str:
@@ -32,17 +90,4 @@ def build_diff_switch() -> None:
     """Pure style: what differs is marked in every pair of whole answers, shown where this is on."""
     gr.Checkbox(
         False, label="Show what differs", elem_id="compare-diff", container=False, interactive=True
-    )
-
-
-def draw_stop(stop: gr.Button, status: gr.HTML, asked: list[Any]) -> None:
-    """Stop whatever of `asked` is under way, and say so."""
-    stop.click(
-        lambda: draw_status(STOPPED),
-        None,
-        status,
-        cancels=asked,
-        queue=False,
-        api_visibility="private",
-        show_progress="hidden",
     )

@@ -14,14 +14,15 @@ import gradio as gr
 from alignment.web.blind_tab import BlindHandlers, draw_blind
 from alignment.web.changes_tab import ChangeHandlers, draw_changes
 from alignment.web.compare_parts import (
-    ONE_FOR_EVERYBODY,
+    PRIVATE,
     WAITS,
+    WATCHED,
+    UnderWay,
     answers_of,
     build_diff_switch,
-    draw_stop,
-    says_of,
+    watch_answers,
 )
-from alignment.web.compare_view import draw_answers, draw_status
+from alignment.web.compare_view import draw_status
 from alignment.web.comparison import SEEDS, Comparison
 from annotation.asking import MAX_PROMPT_CHARACTERS, Answer, Unanswered
 from annotation.faults import Fault
@@ -70,7 +71,7 @@ def build_compare_tab(
             draw_changes(changes, offered, why)
 
     gr.render(inputs=[look], triggers=[look.change])(draw)
-    gr.api(handlers.compare, api_name="compare", **ONE_FOR_EVERYBODY)
+    gr.api(handlers.compare, api_name="compare", concurrency_limit=1)
     gr.api(handlers.models, api_name="compare_models")
 
 
@@ -79,6 +80,7 @@ class OpenHandlers:
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
+        self.under_way = UnderWay()
 
     def models(self) -> list[str]:
         """The models by name, the base first; the weights are loaded meanwhile."""
@@ -91,13 +93,20 @@ class OpenHandlers:
             (f"{name}, the policy" if name == policy else name, name) for name in self.models()
         )
 
-    def begin(self, seed: float | None, is_new: bool) -> tuple[int, str]:
-        """The seed that is used, and what is said until it is one's turn."""
+    def begin(self, seed: float | None, is_new: bool, request: gr.Request) -> tuple[int, str, str]:
+        """The seed that is used, no answers, and what is said until it is one's turn."""
+        self.under_way.begin(request)
         drawn = secrets.randbelow(SEEDS) if is_new or seed is None else int(seed)
-        return drawn, draw_status(WAITS)
+        return drawn, "", draw_status(WAITS)
 
     async def show(
-        self, text: str, left: str | None, right: str | None, heat: float, seed: float
+        self,
+        text: str,
+        left: str | None,
+        right: str | None,
+        heat: float,
+        seed: float,
+        request: gr.Request,
     ) -> AsyncIterator[tuple[str, str]]:
         """The answers as HTML, and what is said of them."""
         try:
@@ -105,9 +114,9 @@ class OpenHandlers:
         except Fault as fault:
             yield "", draw_status(str(fault))
             return
-        with question.asking as asking:
-            async for line in asking.lines():
-                yield draw_answers(question.names, answers_of(line, question)), says_of(line)
+        with self.under_way.watch(request, question.asking) as asking:
+            async for drawn, said in watch_answers(asking, question.names):
+                yield drawn, said
 
     async def compare(
         self, text: str, left: str | None, right: str | None, heat: float, seed: int | None
@@ -122,7 +131,7 @@ class OpenHandlers:
             async for line in asking.lines():
                 if isinstance(line, Unanswered):
                     raise gr.Error(line.why, print_exception=False)
-                first, second = (*answers_of(line, question), Answer())[:2]
+                first, second = (*answers_of(line), Answer(), Answer())[:2]
                 yield first.text, second.text
 
 
@@ -183,15 +192,12 @@ def _draw_open(handlers: OpenHandlers, offered: tuple[tuple[str, str], ...]) -> 
     status = gr.HTML(elem_id="compare-status", padding=False)
     answers = gr.HTML(elem_id="compare-answers", padding=False)
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     begun = gr.on(
-        [ask.click, prompt.submit], handlers.begin, [seed, is_new], [seed, status], **private
+        [ask.click, prompt.submit],
+        handlers.begin,
+        [seed, is_new],
+        [seed, answers, status],
+        **PRIVATE,
     )
-    asked = begun.then(
-        handlers.show,
-        [prompt, left, right, heat, seed],
-        [answers, status],
-        **private,
-        **ONE_FOR_EVERYBODY,
-    )
-    draw_stop(stop, status, [begun, asked])
+    begun.then(handlers.show, [prompt, left, right, heat, seed], [answers, status], **WATCHED)
+    stop.click(handlers.under_way.stop, None, status, **PRIVATE)

@@ -21,13 +21,22 @@ _WORDS = re.compile(
 )
 
 
-def draw_answers(titles: Sequence[str], answers: Sequence[Answer], *, figures: bool = True) -> str:
-    """One column for each answer under its title; `figures` are lengths and speed."""
+def draw_answers(
+    titles: Sequence[str],
+    answers: Sequence[Answer],
+    *,
+    figures: bool = True,
+    stopped: bool = False,
+) -> str:
+    """One column for each answer under its title; `figures` are lengths and speed.
+
+    `stopped`: they grow no more, whole or not.
+    """
     texts = [answer.text for answer in answers]
     is_whole = all(answer.finish for answer in answers)
     said = mark_differences(*texts) if is_whole and len(texts) == 2 else map(safe_text, texts)
     columns = [
-        _column(title, words, answer, figures=figures)
+        _column(title, words, answer, figures=figures, grows=not (stopped or answer.finish))
         for title, words, answer in zip(titles, said, answers, strict=True)
     ]
     alike = len(texts) == 2 and is_whole and texts[0] == texts[1]
@@ -40,8 +49,8 @@ def mark_differences(first: str, second: str) -> tuple[str, str]:
     one, other = _WORDS.findall(first), _WORDS.findall(second)
     if max(len(one), len(other)) > MOST_WORDS:
         return safe_text(first), safe_text(second)
-    bare = [[word.strip() for word in words] for words in (one, other)]
-    steps = SequenceMatcher(None, *bare, autojunk=False).get_opcodes()
+    bare, bare_other = ([word.strip() for word in words] for words in (one, other))
+    steps = SequenceMatcher(None, bare, bare_other, autojunk=False).get_opcodes()
     left = [_marked(one[i:j], step != "equal") for step, i, j, _, _ in steps]
     right = [_marked(other[i:j], step != "equal") for step, _, _, i, j in steps]
     return "".join(left), "".join(right)
@@ -62,12 +71,12 @@ def _marked(words: Sequence[str], differs: bool) -> str:
     return f'<mark class="vta-only">{begin}{text}{end}</mark>{space}'
 
 
-def _column(title: str, words: str, answer: Answer, *, figures: bool) -> str:
+def _column(title: str, words: str, answer: Answer, *, figures: bool, grows: bool) -> str:
     name = safe_text(title)
-    grows = "" if answer.finish else ' aria-busy="true"'
+    busy = ' aria-busy="true"' if grows else ""
     told = _figures(answer) if figures and answer.text else ""
     return (
-        f"<section{grows}><h3>{name}</h3>"
+        f"<section{busy}><h3>{name}</h3>"
         f'<div class="vta-said" role="region" tabindex="0" aria-label="Answer of {escape(title)}">'
         f'{words or "…"}</div><p class="vta-facts">{told}</p></section>'
     )

@@ -101,11 +101,18 @@ def test_stop_ends_it_within_two_seconds_and_voting_never_waits(
     waiting.locator("#compare-prompt textarea").fill("Me too")
     waiting.locator("#compare-ask").click()
     expect(waiting.locator("#compare-status")).to_contain_text("Waiting for its turn")
+    waiting.locator("#compare-stop").click()
+    expect(waiting.locator("#compare-status")).to_have_text("Stopped.")
+    waiting.locator("#compare-ask").click()
+    expect(waiting.locator("#compare-status")).to_contain_text("Waiting for its turn")
     stopped = time.monotonic()
     page.locator("#compare-stop").click()
     assert site.writer.was_left(timeout_s=2)
     assert time.monotonic() - stopped < 2
     expect(page.locator("#compare-status")).to_have_text("Stopped.")
+    # What was said stays, and grows no more.
+    expect(said(page, "base")).to_have_text("On and")
+    expect(page.locator("#compare-answers [aria-busy]")).to_have_count(0)
     site.writer.end("Your", "turn")
     expect(waiting.locator("#compare-status")).to_have_text("Done.")
 
