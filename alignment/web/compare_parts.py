@@ -11,7 +11,7 @@ import gradio as gr
 from alignment.web.compare_view import draw_answers, draw_status
 from annotation.asking import STOPPED, Answer, Asking, Draft, Line, Shown, Unanswered
 
-WAITS = "Waiting for its turn: one question is answered at a time for everybody…"
+WAITS = "Waiting for its turn: one question is answered at a time, and the first loads the model…"
 WRITES = "Both answers are being written…"
 DONE = "Done."
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

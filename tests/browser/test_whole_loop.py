@@ -92,7 +92,7 @@ def test_votes_by_key_become_a_model_that_answers_beside_the_base(
     page.locator("#compare-prompt textarea").fill("What is the opposite of hot?")
     expect(page.locator("#compare-right input")).to_have_value(re.compile(run_id[0]))
     page.locator("#compare-ask").click()
-    expect(page.locator("#compare-status")).to_have_text("Done.", timeout=90_000)
+    expect(page.locator("#compare-status")).to_have_text("Done.", timeout=240_000)
     for name in ("base", run_id[0]):
         expect(page.get_by_role("region", name=f"Answer of {name}")).to_have_text(
             re.compile(r"\w{2,}")
