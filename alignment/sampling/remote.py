@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from alignment.chat import GenerationError, UnaskablePrompt
 from alignment.sampling.chat_server import Answer, ChatServer, Question
+from alignment.sampling.token_feed import Count, count_nothing
 from alignment.settings import AlignmentSettings
 from annotation.schema import Completion, Finish, ModelRef, Prompt, Sampling
 
@@ -105,11 +106,16 @@ class RemoteGenerator:
         ]
 
     def stream(
-        self, prompt: Prompt, models: Sequence[ModelRef], sampling: Sampling
+        self,
+        prompt: Prompt,
+        models: Sequence[ModelRef],
+        sampling: Sampling,
+        _count: Count = count_nothing,
     ) -> Generator[tuple[str, ...], None, tuple[Finish, ...]]:
         """As LocalGenerator.stream: the answers so far, last the whole ones, then their ends.
 
-        Closing the iterator hangs up. A text may begin anew, where the server's stream was torn.
+        Tokens are the server's, and not counted. Closing the iterator hangs up. A text may begin
+        anew, where the server's stream was torn.
         """
         texts = [""] * len(models)
         news: SimpleQueue[tuple[int, str] | Future[list[Answer]]] = SimpleQueue()
