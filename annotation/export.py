@@ -22,6 +22,7 @@ from annotation.journal.journal import JournalReader
 from annotation.quality.votes_measured import Figure, VotesMeasured, measure_votes
 from annotation.schema import (
     Choice,
+    ChosenBy,
     Message,
     ModelRef,
     Pair,
@@ -171,6 +172,7 @@ def write_export(prepared: PreparedExport, directory: Path) -> Export:
         prepared.licences,
         measured=measured,
         votes_sha256=votes_sha256,
+        chosen_by=_chosen_by(prepared),
     )
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +193,12 @@ def write_export(prepared: PreparedExport, directory: Path) -> Export:
     return Export(
         directory, prepared.sha256, len(prepared.examples), prepared.counts, votes_sha256, measured
     )
+
+
+def _chosen_by(prepared: PreparedExport) -> Mapping[ChosenBy, int]:
+    """How many of the pairs voted on were chosen by what."""
+    voted = {vote.pair_id for vote in prepared.votes}
+    return Counter(prepared.pairs[name].completions[0].sampling.chosen_by for name in voted)
 
 
 def load_export(directory: Path) -> Export:

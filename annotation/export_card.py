@@ -2,10 +2,16 @@
 agree and lean, what voters were told, the licence. Pure.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from annotation.quality.votes_measured import Figure, VotesMeasured
+from annotation.schema import ChosenBy
+
+_HOW_CHOSEN: Mapping[ChosenBy, str] = {
+    "random": "the first two different ones",
+    "edit_distance": "of up to four the two farthest apart in words",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ def export_card(
     *,
     measured: VotesMeasured,
     votes_sha256: str,
+    chosen_by: Mapping[ChosenBy, int],
 ) -> str:
     """The README.md of a dataset whose train.jsonl has `sha256`, from votes with `votes_sha256`."""
     title = "Preferences collected with Votetune"
@@ -62,8 +69,15 @@ def export_card(
         # The Hub's ids are in lower case; one field has room for one.
         licence_id=licences[0].lower() if len(licences) == 1 else "other",
         licences=" and ".join(licences),
+        chosen="; ".join(_chosen_lines(chosen_by)) or "none yet",
         told="" if len(licences) == 1 else ": by the time of the vote, in this order",
     )
+
+
+def _chosen_lines(chosen_by: Mapping[ChosenBy, int]) -> Iterator[str]:
+    for by, how in _HOW_CHOSEN.items():
+        if count := chosen_by.get(by):
+            yield f"{how} ({count} pair{'' if count == 1 else 's'})"
 
 
 def describe_alpha(alpha: Figure | None) -> str:
@@ -127,6 +141,8 @@ pairs of generations.
 - sha256 of the votes that it was made from: `{votes_sha}`; `dataset.json` says how it is made
 
 ## How the votes were collected
+Which answers to a prompt were shown: {chosen}.
+
 A voter saw a prompt and two answers without knowing which model wrote which; the sides were drawn
 per voter, and models were revealed only after the vote was saved. A vote was for one answer, a tie
 or "both are bad"; {twice} of the {c.pairs_voted} pairs were judged by two voters or more. A pair

@@ -17,6 +17,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
+from annotation.choosing import Chosen, Random, Strategy
 from annotation.faults import Fault
 from annotation.journal.journal import Journal, JournalError
 from annotation.prompts import clean_text, one_line
@@ -34,7 +35,10 @@ from annotation.schema import (
 SEEDS = 1 << 31
 FIRST_BATCH = 4
 LARGEST_BATCH = 32
+PER_DRAW = 2
 REDRAWS = 3
+COMFORT = 0.25
+"""The share of the target from which on the pool has time to draw more than a pair needs."""
 BARREN_BATCHES = 3
 POLL_S = 0.25
 BACK_OFF_S = (1.0, 60.0)
@@ -67,12 +71,16 @@ class PairPool:
     """A thread that keeps about `target` pairs in the journal that still want votes.
 
     What it draws (pairs of one model, to learn from) is in the methods that a pool of another kind
-    overrides: `_ready`, `_answers`, `KIND`, `SPLIT` and the notes.
+    overrides: `_ready`, `_answers`, `_kept`, `KIND`, `SPLIT` and the notes.
 
     It draws when an eighth of the target is missing, never more than is missing, small batches
     first when the pool is dry. Prompts with the fewest pairs come first, shuffled within a round
     by a hash, also after a restart. No two draws share a seed, restarts included: draws are
     numbered in the journal, from `first_draw` or a random number on an empty home.
+
+    Which answers to a prompt make its pair, and how many are drawn for it, is the `strategy`'s
+    choice while COMFORT of the target is ready; below that, as at the start, the first two that
+    differ do. So no voter waits for a choice.
 
     A completion is stored with NUL and lone surrogates replaced and without trailing white
     space, which nobody can see and vote on. Two that are equal or one that is empty are drawn
@@ -95,6 +103,7 @@ class PairPool:
         sampling: Sampling,
         votes_per_pair: int,
         target: int = 48,
+        strategy: Strategy | None = None,
         first_draw: int | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -107,6 +116,7 @@ class PairPool:
         self._sampling = sampling
         self._votes_per_pair = votes_per_pair
         self._target = target
+        self._strategy: Strategy = strategy or Random()
         self._first_draw = secrets.randbelow(SEEDS) if first_draw is None else first_draw
         self._clock = clock
         self._passed: Counter[str] = Counter()
@@ -185,8 +195,11 @@ class PairPool:
             return False
         # Dry: few at first, so that the first voter waits for a short batch only.
         size = min(missing, LARGEST_BATCH, max(FIRST_BATCH, ready))
+        strategy = self._strategy if self._is_comfortable(ready) else Random()
+        # As many answers a batch, whatever of them is shown: its pairs come as soon.
+        size = max(min(size, FIRST_BATCH), size * PER_DRAW // strategy.draws)
         passed = self.passed_over
-        made = self._draw(self._next_prompts(size))
+        made = self._draw(self._next_prompts(size), strategy)
         if made:
             self._barren = 0
         elif self.passed_over > passed:
@@ -198,13 +211,18 @@ class PairPool:
             )
         return True
 
+    def _is_comfortable(self, ready: int) -> bool:
+        return ready >= COMFORT * self._target
+
     def _ready(self) -> int:
         """How many pairs of this pool still want a vote."""
         return self._journal.ready_count(votes_per_pair=self._votes_per_pair, now=self._clock())
 
     def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Completion]]:
-        """Two answers to each prompt."""
-        return self._generator.sample(prompts, model=self._model(), sampling=sampling, per_prompt=2)
+        """PER_DRAW answers to each prompt."""
+        return self._generator.sample(
+            prompts, model=self._model(), sampling=sampling, per_prompt=PER_DRAW
+        )
 
     def _next_prompts(self, count: int) -> list[Prompt]:
         made = self._journal.pairs_per_prompt(self.KIND)
@@ -221,23 +239,25 @@ class PairPool:
             )
         return [self._prompts[i] for i in heapq.nsmallest(count, askable, key=turn)]
 
-    def _draw(self, prompts: Sequence[Prompt]) -> int:
+    def _draw(self, prompts: Sequence[Prompt], strategy: Strategy) -> int:
         """Draw, store what became a pair, draw the rest again; how many pairs were made."""
         model = self._model()
         drawn: dict[str, list[Completion]] = {prompt.id: [] for prompt in prompts}
         pending = list(prompts)
         made = 0
-        for _ in range(1 + REDRAWS):
+        for turn in range(1, 2 + REDRAWS):
             sampling = replace(self._sampling, seed=self._next_seed())
             answers = self._answers(pending, sampling)
+            # What was asked for while there was time is settled for once there is none.
+            more = turn * PER_DRAW < strategy.draws and self._is_comfortable(self._ready())
             pairs = []
             for prompt, some in zip(pending, answers, strict=True):
                 if not some:
                     _log.warning("%s cannot be asked prompt %s", model.label, prompt.id)
                     self._unaskable.add(prompt.id)
-                drawn[prompt.id] = self._kept(drawn[prompt.id], some)
-                if len(drawn[prompt.id]) == 2:
-                    pairs.append(self._pair(prompt, drawn[prompt.id]))
+                kept = drawn[prompt.id] = self._kept(drawn[prompt.id], some)
+                if chosen := strategy.choose(prompt, [c.text for c in kept], more=more):
+                    pairs.append(self._pair(prompt, kept, chosen))
             if pairs:
                 self._journal.add_pairs(pairs).result(COMMIT_TIMEOUT_S)
                 made += len(pairs)
@@ -257,23 +277,26 @@ class PairPool:
         # An odd factor permutes the seeds: spread out, and no repeat before all were used.
         return (self._sampling.seed + draw * 0x9E3779B1) % SEEDS
 
-    def _pair(self, prompt: Prompt, drawn: Sequence[Completion]) -> Pair:
+    def _pair(self, prompt: Prompt, drawn: Sequence[Completion], chosen: Chosen) -> Pair:
         pair_id = uuid.uuid4().hex
-        first, second = drawn
+        first, second = (
+            replace(c, sampling=replace(c.sampling, chosen_by=chosen.by))
+            for c in (drawn[chosen.first], drawn[chosen.second])
+        )
         if hashlib.sha256(pair_id.encode()).digest()[0] & 1:
             first, second = second, first
         return Pair(pair_id, prompt, (first, second), self._clock(), kind=self.KIND)
 
     def _kept(self, before: list[Completion], some: Sequence[Completion]) -> list[Completion]:
-        """What of the answers so far and of `some` new ones makes the pair."""
+        """What of the answers so far and of `some` new ones a pair can be made of."""
         return keep_different(before, some)
 
 
 def keep_different(before: Sequence[Completion], some: Sequence[Completion]) -> list[Completion]:
-    """Up to two of `before` and `some` that are neither empty nor equal, as they are stored."""
+    """Those of `before` and `some` that are neither empty nor equal, as they are stored."""
     kept = list(before)
     for completion in some:
         text = clean_text(completion.text).rstrip()
-        if len(kept) < 2 and text and text.strip() not in {other.text.strip() for other in kept}:
+        if text and text.strip() not in {other.text.strip() for other in kept}:
             kept.append(replace(completion, text=text))
     return kept

@@ -18,6 +18,12 @@ Finish = Literal["stop", "length"]
 AnonymousVotes = Literal["count", "store", "refuse"]
 """What a vote without sign-in is worth; `store` keeps it and does not count it."""
 
+PairStrategy = Literal["random", "edit_distance", "mixed"]
+ChosenBy = Literal["random", "edit_distance"]
+"""By what the two answers of a pair are chosen among those drawn (annotation/choosing.py); `mixed`
+takes turns, and each pair says which it was.
+"""
+
 EVAL_PERCENT = 20
 """Share of prompts, by hash, that are kept for evaluation and never exported."""
 
@@ -144,12 +150,16 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion was drawn. `seed` is that of the batch it was drawn in."""
+    """How a completion was drawn. `seed` is that of the batch it was drawn in.
+
+    `chosen_by` is what chose it for its pair among the answers drawn.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 256
     seed: int = 0
+    chosen_by: ChosenBy = "random"
 
 
 @dataclass(frozen=True, slots=True)

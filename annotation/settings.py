@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from annotation.faults import Fault
-from annotation.schema import AnonymousVotes
+from annotation.schema import AnonymousVotes, PairStrategy
 
 
 class SettingsError(Fault):
@@ -153,6 +153,7 @@ class AnnotationSettings(BaseSettings):
         None, description="a .txt, .jsonl, .csv or .parquet file, or a Hub dataset id"
     )
     votes_per_pair: int = Field(1, ge=1, le=100, description="a whole number from 1 to 100")
+    pair_strategy: PairStrategy = Field("random", description="random, edit_distance or mixed")
     argilla_api_url: HttpUrl | None = Field(
         None, description="an address such as http://127.0.0.1:6900"
     )

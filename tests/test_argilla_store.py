@@ -57,7 +57,12 @@ def make_pair(n: int, messages: tuple[Message, ...] | None = None) -> Pair:
         prompt=Prompt(messages or (Message("user", f"Why is the sky blue, part {n}?"),)),
         completions=(
             Completion(f" Because {n}.\n", BASE, sampling, "stop"),
-            Completion("Ünï <b>codé</b> 🙂", TUNED, replace(sampling, seed=3), "length"),
+            Completion(
+                "Ünï <b>codé</b> 🙂",
+                TUNED,
+                replace(sampling, seed=3, chosen_by="edit_distance"),
+                "length",
+            ),
         ),
         created_at=T0 + timedelta(seconds=n, microseconds=123),
     )

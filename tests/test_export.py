@@ -75,6 +75,34 @@ def one_pair(journal: Journal, *choices: Choice) -> None:
     fill(journal, [pair_of(prompts_of(Split.TRAIN, 1)[0], "p")], votes)
 
 
+def test_the_card_says_what_chose_the_pairs(journal: Journal, tmp_path: Path) -> None:
+    prompts = prompts_of(Split.TRAIN, 4)
+    pairs = [pair_of(prompt, f"p{n}") for n, prompt in enumerate(prompts)]
+    for n in (1, 2):
+        farthest = (
+            replace(c, sampling=replace(c.sampling, chosen_by="edit_distance"))
+            for c in pairs[n].completions
+        )
+        pairs[n] = replace(pairs[n], completions=tuple(farthest))
+    # Nobody votes on the last: it is no part of the dataset.
+    fill(journal, pairs, [vote_of(f"p{n}", Choice.TIE) for n in range(3)])
+    assert journal.pairs()[1] == pairs[1]
+    export = export_preferences(journal, tmp_path / "export")
+    card = (export.directory / "README.md").read_text()
+    assert (
+        "\nWhich answers to a prompt were shown: the first two different ones (1 pair); "
+        "of up to four the two farthest apart in words (2 pairs).\n"
+    ) in card
+
+
+def test_a_pair_from_before_strategies_was_chosen_at_random(journal: Journal) -> None:
+    one_pair(journal, Choice.A)
+    forget = "UPDATE pairs SET first = json_remove(first, '$.sampling.chosen_by')"
+    on_writer(journal, lambda db: db.execute(forget))
+    (pair,) = journal.pairs()
+    assert pair.completions[0].sampling.chosen_by == "random"
+
+
 def test_a_vote_for_the_first_side_prefers_the_first_completion(journal: Journal) -> None:
     one_pair(journal, Choice.A)
     (example,) = prepare_export(journal).examples

@@ -16,8 +16,10 @@ from tiny import make_tiny_model
 import annotation.sampling as sampling_module
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator, SamplerProcess
+from annotation.choosing import Chosen
+from annotation.comparing import ComparisonPool
 from annotation.journal.journal import Journal
-from annotation.sampling import REDRAWS, Generator, PairPool, SamplingError
+from annotation.sampling import COMFORT, REDRAWS, Generator, PairPool, SamplingError
 from annotation.schema import (
     Choice,
     Completion,
@@ -327,6 +329,80 @@ def test_the_clock_dates_the_pairs(journal: Journal) -> None:
     with pool(journal, distinct(), target=4, clock=lambda: then):
         until(lambda: ready(journal) == 4)
     assert {pair.created_at for pair in journal.pairs()} == {then}
+
+
+class LastTwo:
+    """Wants six answers to a prompt and shows the last two of those it gets."""
+
+    draws = 6
+
+    def choose(self, prompt, answers, *, more):
+        count = len(answers)
+        return None if more or count < 2 else Chosen(count - 2, count - 1, "edit_distance")
+
+
+def numbers(pair: Pair) -> list[int]:
+    """Which answers to its prompt `distinct` counted the pair's two as."""
+    return sorted(int(c.text.rsplit(" ", 1)[1]) for c in pair.completions)
+
+
+def test_a_strategy_chooses_once_there_is_time(journal: Journal) -> None:
+    generator = distinct()
+    with pool(journal, generator, prompts=TRAIN, target=24, strategy=LastTwo()):
+        until(lambda: ready(journal) == 24)
+    pairs = journal.pairs()
+    # A quarter of 24 is 6: a dry pool makes 4 and 4 with what comes first.
+    assert COMFORT * 24 == 6
+    assert [numbers(pair) for pair in pairs[:8]] == [[0, 1]] * 8
+    assert [numbers(pair) for pair in pairs[8:]] == [[4, 5]] * 16
+    said = [{c.sampling.chosen_by for c in pair.completions} for pair in pairs]
+    assert said == [{"random"}] * 8 + [{"edit_distance"}] * 16
+    # Three answers for each of random's one, and batches a third as long but for the least.
+    assert [len(prompts) for prompts, _ in generator.asked] == [4, 4, *[4] * 12]
+    assert len(set(generator.seeds)) == len(generator.seeds)
+
+
+def test_a_pool_that_runs_low_meanwhile_settles_for_what_is_drawn(journal: Journal) -> None:
+    good = distinct()
+
+    def draw(prompts, **options):
+        if len(generator.asked) == 3:
+            # In the midst of the first choice voters take all that is ready.
+            for pair in journal.pairs():
+                vote(journal, pair, "anon-1")
+        return good.sample(prompts, **options)
+
+    generator = Recorder(draw)
+    with pool(journal, generator, prompts=TRAIN, target=24, strategy=LastTwo()):
+        until(lambda: len(journal.pairs()) >= 12)
+    assert [numbers(pair) for pair in journal.pairs()[8:12]] == [[0, 1]] * 4
+    assert [c.sampling.chosen_by for c in journal.pairs()[8].completions] == ["edit_distance"] * 2
+
+
+def test_comparisons_are_never_chosen(journal: Journal) -> None:
+    evals = [p for p in PROMPTS if p.split is Split.EVAL]
+    inner = distinct()
+
+    class Two(Recorder):
+        def sample_each(self, prompts, *, models, sampling):
+            drawn = self.sample(prompts, model=REF, sampling=sampling, per_prompt=len(models))
+            return [
+                [replace(c, model=m) for c, m in zip(some, models, strict=True)] for some in drawn
+            ]
+
+    other = replace(REF, adapter="run", adapter_revision="1" * 40)
+    compared = ComparisonPool(
+        journal, evals, Two(inner), models=lambda: (REF, other), sampling=SAMPLING, target=4
+    )
+    compared.start()
+    try:
+        until(lambda: journal.comparisons_ready(now=utc_now()) == 4)
+    finally:
+        compared.stop()
+    for pair in journal.pairs():
+        assert numbers(pair) == [0, 1]
+        assert {c.model for c in pair.completions} == {REF, other}
+        assert {c.sampling.chosen_by for c in pair.completions} == {"random"}
 
 
 def test_the_pool_fills_from_a_child_process_and_both_end(

@@ -55,6 +55,7 @@ def test_a_laptop_forgets_nothing() -> None:
         (AnnotationSettings, "ARGILLA_API_URL", "ftp://somewhere"),
         (AnnotationSettings, "ARGILLA_DATASET", "a/b"),
         (AnnotationSettings, "ANONYMOUS_VOTES", "sometimes"),
+        (AnnotationSettings, "PAIR_STRATEGY", "best"),
         (AlignmentSettings, "BASE_REVISION", "a b"),
         (AlignmentSettings, "HUB_NAMESPACE", "a/b"),
         (AlignmentSettings, "ADMIN_USERS", "ada grace"),

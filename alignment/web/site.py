@@ -30,6 +30,7 @@ from annotation.asking import AskQueue
 from annotation.backup.events import BackupError
 from annotation.backup.journal_backup import JournalBackup
 from annotation.backup.sync import BackupStatus, BackupSync
+from annotation.choosing import strategy_named
 from annotation.comparing import ComparisonPool
 from annotation.consent import note_licence
 from annotation.gold import GoldRow, gold_pairs
@@ -97,6 +98,7 @@ class Site:
             model=lambda: self.pipeline.registry.answering().ref,
             sampling=self.sampling,
             votes_per_pair=annotation.votes_per_pair,
+            strategy=strategy_named(annotation.pair_strategy),
         )
         self.contest = Contest(self.pipeline.registry, self.journal, share=annotation.compare_share)
         self.comparisons = self._comparison_pool(asked)
