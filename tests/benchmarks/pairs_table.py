@@ -125,5 +125,5 @@ def interval(gains: Mapping[tuple[int, Taste], float]) -> tuple[float, float]:
     rows = rng.integers(len(seeds), size=(4000, len(seeds)))
     columns = rng.integers(len(tastes), size=(4000, len(tastes)))
     means = [np.nanmean(table[r][:, c]) for r, c in zip(rows, columns, strict=True)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.nanpercentile(means, [2.5, 97.5])
     return float(low), float(high)
