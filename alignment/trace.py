@@ -68,7 +68,8 @@ def trace_model(
     votes = "in this home, as they were"
     if found is None:
         votes = "no more in this home as they were: elsewhere, undone, deleted or set aside"
-    told = f"{export.counts.votes} votes of {export.counts.voters} voters"
+    voters = "1 voter" if export.counts.voters == 1 else f"{export.counts.voters} voters"
+    told = f"{export.counts.votes} votes of {voters}"
     here = "in this home" if is_run else f"from the Hub, commit {ref.adapter_revision}"
     return (
         Link("leaderboard row", ref.label, ref.adapter_revision, digest, "in this home"),

@@ -249,7 +249,7 @@ def test_a_torn_upload_leaves_no_commit_and_no_token_with_the_storage(
 def test_a_gitignore_there_that_leaves_a_file_out_is_noticed(
     hub_double: HubDouble, export: Export, home: Path
 ) -> None:
-    hub_double.ignored.add("train.jsonl")
+    hub_double.add_repo("ada/votes", {".gitignore": b"*.log\ntrain.jsonl\n"}, kind="datasets")
     with pytest.raises(DatasetError, match=r"train\.jsonl did not arrive"):
         publish(export, home)
     assert published_datasets(home) == []

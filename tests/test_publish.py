@@ -180,7 +180,10 @@ def test_two_runs_share_a_repository_and_keep_their_tags(
 
 @pytest.mark.parametrize(
     ("step", "status"),
-    [*((step, 503) for step in STEPS), *(("/commit/main", s) for s in (409, 412, 429, 500))],
+    [
+        *((step, 503) for step in STEPS),
+        *((step, s) for step in ("/commit/main", "/tag/") for s in (409, 412, 429, 500)),
+    ],
 )
 def test_a_passing_fault_at_any_step_is_tried_again(
     hub_double: HubDouble,
@@ -248,7 +251,7 @@ def test_retry_after_is_obeyed(hub_double: HubDouble, run: Path):
 
 
 def test_a_file_that_a_gitignore_swallows_is_noticed(hub_double: HubDouble, run: Path):
-    hub_double.ignored.add("adapter_model.safetensors")
+    hub_double.add_repo("ada/tuned", {".gitignore": b"adapter_model.safetensors\n"})
     with pytest.raises(PublishError, match=r"adapter_model\.safetensors did not arrive"):
         publish(run)
     assert hub_double.repo("ada/tuned").tags == {}

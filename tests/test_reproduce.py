@@ -320,3 +320,41 @@ def test_the_command_says_so_and_an_interrupt_ends_its_training(
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{trained.run} is reproduced: the weights are the same")
     assert "training" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_publish_what_belongs_together_and_walk_it_back(
+    hub_double: HubDouble, trained: Trained, tmp_path: Path
+):
+    environment = hub_double.environment(tmp_path / "cache") | {
+        "VOTETUNE_HOME": str(trained.home.root),
+        "BASE_MODEL": "ada/tiny",
+        "HF_TOKEN": WRITER,
+    }
+
+    def told(*arguments: str) -> list[str]:
+        command = [sys.executable, "app.py", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert WRITER not in done.stdout + done.stderr
+        return done.stdout.splitlines()
+
+    data, url = told("publish-dataset", "--repo", "votes", "--private")
+    dataset = hub_double.repo("ada/votes", "datasets")
+    assert data == f"ada/votes@{dataset.head.oid}"
+    assert url == f"{hub_double.endpoint}/datasets/ada/votes/tree/{dataset.head.oid}"
+    assert dataset.private
+    told("publish", trained.run, "--repo", "tuned", "--dataset", "votes")
+    assert len(dataset.commits) == 2, "the same dataset is not pushed again"
+    told("publish", trained.run, "--repo", "whole", "--merged")
+    for repo, kind in (("ada/tuned", "adapter"), ("ada/whole", "model")):
+        row = json.loads(hub_double.repo(repo).head.files["votetune.json"].data)
+        assert row["kind"] == f"votetune {kind}"
+        assert (row["dataset_repo"], row["dataset_commit"]) == ("ada/votes", dataset.head.oid)
+    name = told("pull", "ada/tuned")[0]
+    assert name == f"ada/tuned@{hub_double.repo('ada/tuned').head.oid[:12]}"
+    walked = told("lineage", name)
+    assert [line.split("  ")[0].strip() for line in walked][3] == "dataset"
+    assert walked[-1].endswith("24 votes of 1 voter, in this home, as they were")

@@ -12,9 +12,9 @@ from annotation.journal.journal import JournalReader
 def load_trace(
     home: Home, settings: AlignmentSettings, pipeline: Pipeline, journal: JournalReader, model: str
 ) -> tuple[Link, ...]:
-    """The chain of `model`, by any name that the registry knows. Raises Fault."""
+    """The chain of `model`, by the name of one that is here. Raises Fault."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    ref = pipeline.registry.get(model).ref
+    ref = pipeline.registry.get(model, pull=False).ref
     return trace_model(ref, pipeline.registry, home.root, journal, token=token)
 
 
