@@ -186,13 +186,10 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown, page: gr.Blocks, timer
         repo = gr.Textbox(
             label="Publish the chosen run as", placeholder="my-aligned-model", elem_id="admin-repo"
         )
-        merged = gr.Checkbox(
-            label="As one whole model, merged into its base",
-            elem_id="admin-merged",
-            scale=0,
-            min_width=260,
-        )
         publish = gr.Button("Publish", elem_id="admin-publish", scale=0, min_width=180)
+    merged = gr.Checkbox(
+        label="As one whole model, the adapter merged into its base", elem_id="admin-merged"
+    )
     published = gr.Markdown(elem_id="admin-published")
     with gr.Row(equal_height=True):
         remote = gr.Textbox(
@@ -200,7 +197,7 @@ def _build_hub(handlers: AdminHandlers, run: gr.Dropdown, page: gr.Blocks, timer
             placeholder="owner/name or owner/name@revision",
             elem_id="admin-remote",
         )
-        size_up = gr.Button("How big?", elem_id="admin-size-up", scale=0, min_width=110)
+        size_up = gr.Button("Size", elem_id="admin-size-up", scale=0, min_width=110)
         pull = gr.Button("Pull", elem_id="admin-pull", scale=0, min_width=110)
         cancel = gr.Button("Cancel", elem_id="admin-cancel-pull", scale=0, min_width=110)
     pulled = gr.Markdown(elem_id="admin-pulled")
