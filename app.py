@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from alignment.audit import COMMAND_LINE, Action, AuditLog
-from alignment.recipes import Loss, Method, Where
+from alignment.recipes import DEFAULT_START, Loss, Method, Reference, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.home import Home
@@ -163,6 +163,16 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data order and of LoRA's start.")] = 0,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Go on from: base, policy, a run's id or a pulled owner/name."
+        ),
+    ] = DEFAULT_START,
+    reference: Annotated[
+        Reference | None,
+        typer.Option(help="Of DPO: base, or start for the model that --from names."),
+    ] = None,
     where: Annotated[
         Where, typer.Option(help="A process here, several by accelerate, or a job on the Hub.")
     ] = "here",
@@ -185,6 +195,8 @@ def train(
         length_penalty=length_penalty,
         flip_rate=flip_rate,
         where=where,
+        start=start,
+        reference=reference,
     )
     with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
         estimate = pipeline.estimate(options)

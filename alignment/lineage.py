@@ -14,7 +14,7 @@ from pathlib import Path
 from alignment.hub.card import BaseKind, Lineage
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import tuned_weight_files
-from alignment.recipes import TrainingSpec
+from alignment.recipes import Reference, TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.settings import STARTER
 from annotation.export import ExportError, load_export
@@ -66,6 +66,9 @@ def load_lineage(folder: RunFolder, *, token: str | None, merged: bool = False) 
         versions=spec.versions,
         code_revision=spec.code_revision,
         weights_sha256=sha256_of(*tuned_weight_files(weights)),
+        started_from=spec.start.name if spec.start else None,
+        started_from_revision=spec.start.model.adapter_revision if spec.start else None,
+        reference=_reference(spec),
         license=_license(kind, spec.base.base, spec.base.base_revision, token),
         votes_sha256=export.votes_sha256,
         dataset_repo=repo,
@@ -109,6 +112,12 @@ def _kind(spec: TrainingSpec) -> BaseKind:
     if spec.base.base == STARTER:
         return BaseKind.STARTER
     return BaseKind.FOLDER if is_folder(spec) else BaseKind.HUB
+
+
+def _reference(spec: TrainingSpec) -> Reference | None:
+    if spec.method != "dpo":
+        return None
+    return spec.start.reference if spec.start else "base"
 
 
 def _settings(spec: TrainingSpec) -> dict[str, object]:

@@ -140,6 +140,7 @@ class Pipeline:
             self._settled(options),
             base=self.base,
             export=self.export(),
+            start=self._start(options),
             min_examples=self._settings.min_examples,
         )
         if options.where == "jobs":
@@ -153,7 +154,23 @@ class Pipeline:
             base=self.base,
             dataset_sha256=prepared.sha256,
             examples=len(prepared.examples),
+            start=self._start(options),
         )
+
+    def _start(self, options: TrainingOptions) -> RegisteredModel | None:
+        """The tuned model that a run goes on from; None for the base.
+
+        Raises RegistryError for a model that is not here, RunError where a job would need it.
+        """
+        model = self.registry.get(options.start, pull=False)
+        if model.weights_path is None:
+            return None
+        if options.where == "jobs":
+            raise RunError(
+                f"A job on the Hub can't go on from {model.name}, which is here alone: start from "
+                "the base, or train here."
+            )
+        return model
 
     def _settled(self, options: TrainingOptions) -> TrainingOptions:
         if options.loss == "robust" and options.flip_rate is None:

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import get_args
 
 from alignment.base import ResolvedBase
+from alignment.hub.model_files import read_json
+from alignment.hub.tuned import CONFIG
 from alignment.recipes import (
+    DEFAULT_REFERENCE,
     Loss,
     Method,
     Recipe,
+    Reference,
+    Start,
     TrainingOptions,
     TrainingSpec,
     Tuning,
@@ -24,6 +29,7 @@ from alignment.recipes import (
     default_recipe,
     default_steps,
 )
+from alignment.registry import RegisteredModel
 from alignment.run_store import RunError
 
 MAX_FLIP_RATE = 0.45
@@ -33,15 +39,23 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
 def plan_run(
-    options: TrainingOptions, *, base: ResolvedBase, dataset_sha256: str, examples: int
+    options: TrainingOptions,
+    *,
+    base: ResolvedBase,
+    dataset_sha256: str,
+    examples: int,
+    start: RegisteredModel | None = None,
 ) -> TrainingSpec:
     """The spec of a run on a dataset, with presets for what `options` leaves open.
 
-    Raises RunError for an unknown method, loss or tuning, an option that is not the method's or
-    not the loss's, and a number that makes no sense.
+    It goes on from `start`'s weights, the base's where that is None. Raises RunError for an
+    unknown method, loss or tuning, an option that is not the method's or not the loss's, a number
+    that makes no sense, and a start of another kind than what is trained.
     """
     _check(options)
     recipe = _recipe(options, count_parameters(base.path))
+    if start is not None:
+        recipe = _recipe_from(start, recipe)
     _check_together(recipe, options.flip_rate)
     steps = options.steps or default_steps(examples, recipe.batch_size)
     return TrainingSpec(
@@ -58,7 +72,29 @@ def plan_run(
         versions=package_versions(),
         flip_rate=options.flip_rate,
         where=options.where,
+        start=_start(start, options),
     )
+
+
+def _start(model: RegisteredModel | None, options: TrainingOptions) -> Start | None:
+    if model is None:
+        return None
+    return Start(model.name, model.ref, options.reference or DEFAULT_REFERENCE)
+
+
+def _recipe_from(start: RegisteredModel, recipe: Recipe) -> Recipe:
+    """`recipe` with the rank of the adapter that is trained on; RunError where there is none."""
+    if start.weights_path is None or start.tuning != recipe.tuning:
+        kinds = {"full": ("a whole model", "an adapter"), "lora": ("an adapter", "all weights")}
+        what, wanted = kinds[start.tuning or "full"]
+        raise RunError(
+            f"{start.name} is {what}, and {wanted} can't go on from it: start from the base, or "
+            f"train {'all weights' if start.tuning == 'full' else 'an adapter'}."
+        )
+    if recipe.tuning == "full":
+        return recipe
+    config = read_json(start.weights_path / CONFIG)
+    return replace(recipe, lora_r=int(str(config["r"])), lora_alpha=int(str(config["lora_alpha"])))
 
 
 def _check(options: TrainingOptions) -> None:
@@ -67,6 +103,7 @@ def _check(options: TrainingOptions) -> None:
         ("Loss", options.loss, (None, *get_args(Loss))),
         ("Tuning", options.tuning, get_args(Tuning)),
         ("Where", options.where, get_args(Where)),
+        ("Reference", options.reference, (None, *get_args(Reference))),
     )
     for name, value, known in choices:
         if value not in known:

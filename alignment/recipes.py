@@ -42,6 +42,12 @@ Tuning = Literal["lora", "full"]
 Where = Literal["here", "accelerate", "jobs"]
 """A child process here, several processes by `accelerate launch`, or a job on the Hub."""
 
+Reference = Literal["base", "start"]
+"""What DPO keeps a model close to: the base, or the tuned model that the run starts from."""
+
+DEFAULT_START = "base"
+DEFAULT_REFERENCE: Reference = "start"
+
 STEPS_PER_EXAMPLE = 0.9
 """Some seven passes in batches of 8. Of 200 votes on the starter about 104 become examples."""
 MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 10, 75, 2000
@@ -86,7 +92,8 @@ class TrainingOptions:
     """What a person asks of a run. None leaves it to the preset and to the data.
 
     `flip_rate` is the share of examples whose sides are thought to be swapped, 0 to below ½; the
-    robust loss needs it, and no other takes it. For the rest see Recipe.
+    robust loss needs it, and no other takes it. `start` names the model whose weights the run goes
+    on from: base, policy, a run's id or a pulled owner/name. For the rest see Recipe.
     """
 
     method: Method
@@ -101,6 +108,20 @@ class TrainingOptions:
     ld_alpha: float | None = None
     flip_rate: float | None = None
     where: Where = "here"
+    start: str = DEFAULT_START
+    reference: Reference | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The tuned model whose weights a run goes on from: `name` in this home, `model` by hash.
+
+    `reference` is DPO's; the other methods have none.
+    """
+
+    name: str
+    model: ModelRef
+    reference: Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +148,7 @@ class TrainingSpec:
     votes_sha256: str | None = None
     dataset_repo: str | None = None
     dataset_commit: str | None = None
+    start: Start | None = None
 
 
 # Picked on the starter (0.9M parameters) by prompts that no report uses: 200 decided votes, two to

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from alignment.recipes import Recipe, TrainingSpec
+from alignment.recipes import Recipe, Start, TrainingSpec
 from annotation.faults import Fault
 from annotation.schema import ModelRef, utc_now
 
@@ -174,6 +174,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """A copy of the tuned weights that the run goes on from; gone once it has ended well."""
+        return self.checkpoints / "start"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -206,9 +211,11 @@ class RunFolder:
 
     def spec(self) -> TrainingSpec:
         row = json.loads(self.spec_file.read_text(encoding="utf-8"))
+        start = row.get("start")
         return TrainingSpec(
             **row
             | {
+                "start": Start(**start | {"model": ModelRef(**start["model"])}) if start else None,
                 "recipe": Recipe(**row["recipe"]),
                 "base": ModelRef(**row["base"]),
                 "base_path": Path(row["base_path"]),

@@ -17,6 +17,7 @@ from alignment.places.here import Here
 from alignment.places.place import Place
 from alignment.plan import plan_run
 from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where
+from alignment.registry import RegisteredModel
 from alignment.run_store import (
     ACTIVE,
     Metric,
@@ -73,9 +74,11 @@ class Runs:
         *,
         base: ResolvedBase,
         export: Export,
+        start: RegisteredModel | None = None,
         min_examples: int = 20,
     ) -> Run:
-        """Start a run on `export` and return it, queued or further.
+        """Start a run on `export`, from the weights of `start` or of the base, and return it,
+        queued or further.
 
         Raises RunError, with nothing created, when `options` can't be had, the export has fewer
         than `min_examples` examples, or another run is active; with a failed run, when its place
@@ -86,7 +89,13 @@ class Runs:
                 f"Run needs at least {min_examples} preference examples and found "
                 f"{export.examples}: collect more votes or lower MIN_EXAMPLES."
             )
-        spec = plan_run(options, base=base, dataset_sha256=export.sha256, examples=export.examples)
+        spec = plan_run(
+            options,
+            base=base,
+            dataset_sha256=export.sha256,
+            examples=export.examples,
+            start=start,
+        )
         pinned = find_published(self._path.parent, export)
         spec = replace(
             spec,
@@ -94,15 +103,23 @@ class Runs:
             dataset_repo=pinned.repo if pinned else None,
             dataset_commit=pinned.commit if pinned else None,
         )
-        return self.start_as(spec, export)
+        return self.start_as(spec, export, start)
 
-    def start_as(self, spec: TrainingSpec, export: Export) -> Run:
-        """Start a run on `export` that is `spec` and nothing else, as `start` does."""
+    def start_as(
+        self, spec: TrainingSpec, export: Export, start: RegisteredModel | None = None
+    ) -> Run:
+        """Start a run on `export` that is `spec` and nothing else, as `start` does.
+
+        Raises RunError where `spec` goes on from another model than `start`.
+        """
+        if (spec.start.model if spec.start else None) != (start.ref if start else None):
+            wanted = spec.start.name if spec.start else "the base"
+            raise RunError(f"This run starts from {wanted}, which is not here: get it first.")
         self._place(spec).check(spec)
         self._path.mkdir(parents=True, exist_ok=True)
         with hold_lock(self._path):
             self._refuse_second()
-            folder = self._create(spec, export)
+            folder = self._create(spec, export, start)
             self._spawn(folder)
         return _read(folder)
 
@@ -210,13 +227,17 @@ class Runs:
                     "wait for its end or cancel it."
                 )
 
-    def _create(self, spec: TrainingSpec, export: Export) -> RunFolder:
+    def _create(
+        self, spec: TrainingSpec, export: Export, start: RegisteredModel | None
+    ) -> RunFolder:
         now = utc_now()
         run_id = f"{spec.method}-{now:%Y%m%d-%H%M}-{secrets.token_hex(2)}"
         draft = RunFolder(self._path / f".{run_id}")
         try:
             copy_export(export, draft.dataset)
             draft.checkpoints.mkdir()
+            if start is not None and start.weights_path is not None:
+                shutil.copytree(start.weights_path, draft.start)
             draft.write_spec(spec)
             draft.write_status(Status(RunState.QUEUED, created_at=now, updated_at=now))
             return RunFolder(draft.path.rename(self._path / run_id))

@@ -1,6 +1,7 @@
 """A trainer on a tiny model and a real export, for every test of what training computes."""
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alignment.recipes import Method, Recipe, TrainingSpec
+from alignment.recipes import Method, Recipe, Reference, Start, TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.trainers import build_trainer
 from annotation.export import Export, copy_export
@@ -43,12 +44,17 @@ def make_trainer(
         export: Export = tiny_export,
         base_path: Path = tiny_folder,
         flip_rate: float | None = None,
+        start: tuple[Path, Reference] | None = None,
         **recipe: Any,
     ) -> Any:
         folder = RunFolder(tmp_path / f"run-{next(made)}")
         copy_export(export, folder.dataset)
         folder.checkpoints.mkdir()
         spec = spec_of(method, base_path, export, steps=steps, flip_rate=flip_rate, **recipe)
+        if start is not None:
+            shutil.copytree(start[0], folder.start)
+            model = replace(TINY, adapter="parent", adapter_revision="a" * 40)
+            spec = replace(spec, start=Start("parent", model, start[1]))
         return build_trainer(folder, spec)[0]
 
     return make

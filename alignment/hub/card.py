@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from alignment.hub.evidence import Evidence, describe_evidence
-from alignment.recipes import Loss, Method, Tuning
+from alignment.recipes import Loss, Method, Reference, Tuning
 from annotation.export_card import describe_alpha
 from annotation.quality.votes_measured import Figure
 
@@ -40,6 +40,8 @@ class Lineage:
     (`votes_sha256`, None in a run from before those were kept). `dataset_repo` and
     `dataset_commit` are None where the dataset is not on the Hub. `adapter_sha256` is that of the
     adapter in a whole model that it was merged into. `agreement` is Krippendorff's α.
+    `started_from` names the tuned model whose weights the run went on from, with the hash or the
+    commit of these, None for the base; `reference` is DPO's.
     """
 
     run: str
@@ -68,6 +70,9 @@ class Lineage:
     spec: Mapping[str, object]
     spec_sha256: str
     adapter_sha256: str | None = None
+    started_from: str | None = None
+    started_from_revision: str | None = None
+    reference: Reference | None = None
 
     @property
     def tag(self) -> str:
@@ -156,6 +161,7 @@ def _summary(lineage: Lineage) -> str:
         what = "The whole model: its base with a LoRA adapter merged into it, trained"
     lines = [
         f"Base: {_base(lineage)}, revision `{lineage.base_revision}`",
+        *_start(lineage),
         f"Dataset: {_dataset(lineage)}",
         f"Agreement of the votes, Krippendorff's α (1 full, 0 chance): "
         f"{describe_alpha(lineage.agreement)}",
@@ -175,6 +181,20 @@ def _dataset(lineage: Lineage) -> str:
         return f"not published; {sha}"
     where = f"https://huggingface.co/datasets/{lineage.dataset_repo}/tree/{lineage.dataset_commit}"
     return f"[{lineage.dataset_repo}]({where}) at `{lineage.dataset_commit}`; {sha}"
+
+
+def _start(lineage: Lineage) -> list[str]:
+    if lineage.started_from is None:
+        return []
+    held = {
+        "start": "; what DPO kept it close to was that model (its reference)",
+        "base": "; what DPO kept it close to was the base (its reference)",
+    }
+    reference = held[lineage.reference] if lineage.reference else ""
+    return [
+        f"Started from: `{lineage.started_from}`, an earlier model on this base, its weights' "
+        f"hash `{lineage.started_from_revision}`{reference}"
+    ]
 
 
 def _voters(lineage: Lineage) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.checks.base_checks import check_base
-from alignment.recipes import Recipe, TrainingSpec
+from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair
 from alignment.training.hardware import split_batch, trains_in_bf16, wants_checkpointing
@@ -25,6 +25,7 @@ from alignment.training.progress import TrainingError
 from alignment.training.rows import load_rows, to_dataset
 from alignment.training.sift import SIDES, sift
 from alignment.training.tracking import tracking_arguments
+from alignment.training.warm_start import settle, starting_point
 
 _PREFIX = {"chosen": "", "rejected": "rejected_"}
 EXO_SMOOTHING = 1e-3
@@ -68,32 +69,23 @@ def _trainer(
     lasting: bool = False,
 ) -> Any:
     """A trainer of the base on `train_rows`; without `lasting` it saves and tracks nothing."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        spec.base_path,
-        dtype="float32",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    trainer_class, config = _method(
-        spec, folder.checkpoints, model.num_parameters(), lasting=lasting
-    )
+    start = starting_point(folder, spec)
+    parameters = start["model"].num_parameters()
+    trainer_class, config = _method(spec, folder.checkpoints, parameters, lasting=lasting)
     shared = folder.checkpoints / ("rows-train" if lasting else "rows-sift")
     more: dict[str, Any] = {}
     if spec.method == "sft":
         more["data_collator"] = sides_collator(tokenizer.pad_token_id)
-    if spec.recipe.tuning == "lora":
-        more["peft_config"] = _lora(spec.recipe)
-    return trainer_class(
-        model=model,
+    trainer = trainer_class(
         args=config,
         train_dataset=to_dataset(train_rows, shared),
         eval_dataset=to_dataset(eval_rows, folder.checkpoints / "rows-eval") if eval_rows else None,
         processing_class=tokenizer,
+        **start,
         **more,
     )
+    settle(trainer, folder, spec)
+    return trainer
 
 
 def _settle_libraries() -> None:
@@ -102,18 +94,6 @@ def _settle_libraries() -> None:
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-
-
-def _lora(recipe: Recipe) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=recipe.lora_r,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
 
 
 def _method(spec: TrainingSpec, output: Path, parameters: int, *, lasting: bool) -> tuple[Any, Any]:
@@ -153,7 +133,10 @@ def _dpo_arguments(spec: TrainingSpec) -> dict[str, Any]:
         # A reference pass over all pairs beforehand pays from the second epoch on. A full fine-tune
         # has no base left to ask later, and R-DPO's penalty is laid on what was computed.
         "precompute_ref_log_probs": (
-            passes > 1.5 or recipe.tuning == "full" or recipe.length_penalty != 0
+            passes > 1.5
+            or recipe.tuning == "full"
+            or recipe.length_penalty != 0
+            or spec.start is not None
         ),
     }
 

@@ -90,8 +90,7 @@ class Watch:
         """Before the first step of this child; NothingLeft when there is none to take."""
         done = [m for m in self._folder.metrics() if m.step <= step]
         self._began = time.monotonic() - ((done[-1].seconds or 0.0) if done else 0.0)
-        if step == 0 and self._may_stop_early and self._spec.method == "orpo":
-            # ORPO has no reference: its untrained model has an accuracy of its own.
+        if step == 0 and self._may_stop_early and not self._starts_at_its_reference:
             found = self._score()
             if found.reward_accuracy is not None and found.reward_margin is not None:
                 untrained = Judgement(found.reward_accuracy, found.reward_margin)
@@ -107,6 +106,12 @@ class Watch:
                 write_metric(self._folder, replace(metric, seconds=self._seconds))
         if self.memory.judgement.stop or step >= self._spec.steps:
             raise NothingLeft
+
+    @property
+    def _starts_at_its_reference(self) -> bool:
+        """Whether the untrained model has no accuracy of its own; ORPO has no reference at all."""
+        start = self._spec.start
+        return self._spec.method == "dpo" and (start is None or start.reference == "start")
 
     def _sample_untrained(self) -> None:
         """What training starts from, for the eye to compare with."""
