@@ -20,8 +20,9 @@ def trains_in_bf16(parameters: int) -> bool:
 
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-    return fast and parameters >= BF16_FROM_PARAMETERS
+    if parameters < BF16_FROM_PARAMETERS:
+        return False
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def wants_checkpointing(
