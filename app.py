@@ -165,9 +165,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the data order and of LoRA's start.")] = 0,
     start: Annotated[
         str,
-        typer.Option(
-            "--from", help="Go on from: base, policy, a run's id or a pulled owner/name."
-        ),
+        typer.Option("--from", help="Go on from: base, policy, a run's id or a pulled owner/name."),
     ] = DEFAULT_START,
     reference: Annotated[
         Reference | None,

@@ -140,7 +140,7 @@ class Pipeline:
             self._settled(options),
             base=self.base,
             export=self.export(),
-            start=self._start(options),
+            start=self.starts_from(options),
             min_examples=self._settings.min_examples,
         )
         if options.where == "jobs":
@@ -154,10 +154,10 @@ class Pipeline:
             base=self.base,
             dataset_sha256=prepared.sha256,
             examples=len(prepared.examples),
-            start=self._start(options),
+            start=self.starts_from(options),
         )
 
-    def _start(self, options: TrainingOptions) -> RegisteredModel | None:
+    def starts_from(self, options: TrainingOptions) -> RegisteredModel | None:
         """The tuned model that a run goes on from; None for the base.
 
         Raises RegistryError for a model that is not here, RunError where a job would need it.

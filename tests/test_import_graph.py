@@ -47,6 +47,7 @@ WEIGHTS = {
     "alignment/training/samples.py",
     "alignment/training/sift.py",
     "alignment/training/trainers.py",
+    "alignment/training/warm_start.py",
     "alignment/training/watch.py",
     "alignment/training/weights_gap.py",
     "alignment/starter.py",

@@ -158,6 +158,7 @@ def test_an_untouched_form_asks_for_what_the_doctor_advises() -> None:
 def test_what_is_filled_in_goes_before_advice_and_dpo_s_advice_stays_with_dpo() -> None:
     advised = TrainingOptions("dpo", loss="robust", flip_rate=0.1)
     assert Form(steps="12", seed="3").to_options(advised) == replace(advised, steps=12, seed=3)
+    assert Form(start="policy").to_options(None).start == "policy"
     assert Form(length_penalty="-0.05").to_options(None).length_penalty == -0.05
     assert Form(loss="ipo").to_options(advised) == TrainingOptions("dpo", loss="ipo")
     assert Form(method="orpo").to_options(advised) == TrainingOptions("orpo")

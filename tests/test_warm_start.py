@@ -13,13 +13,17 @@ from alignment.base import ResolvedBase
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import check_tuned
 from alignment.lineage import load_lineage
+from alignment.pipeline import Pipeline
 from alignment.plan import plan_run
 from alignment.recipes import Reference, Start, TrainingOptions, Tuning
 from alignment.registry import RegisteredModel, Registry, RegistryError
 from alignment.run_store import RunError, RunFolder, RunState
 from alignment.runs import Runs
+from alignment.settings import AlignmentSettings
 from alignment.training.weights import save_weights
 from annotation.export import Export
+from annotation.home import Home
+from annotation.journal.journal import Journal
 from tests.preferences import TINY
 from tests.test_runs import child_of, until
 from tests.trainer_fixture import (
@@ -209,6 +213,27 @@ def test_an_adapter_goes_on_from_no_whole_model_and_the_other_way_round(
             start=registered(parent, kind),
         )
     assert "\n" not in str(no.value)
+
+
+def test_a_start_that_can_not_be_had_is_one_clear_line(
+    tmp_path: Path, tiny_folder: Path, parent: Path
+) -> None:
+    base = ResolvedBase(TINY, tiny_folder, is_starter=False, notice=None)
+    home = Home(tmp_path / "home")
+    home.prepare()
+    journal = Journal(home.journal)
+    pipeline = Pipeline(home, AlignmentSettings(hf_token=None), base, journal)
+    # While the base is the policy, to start from either is the same.
+    assert pipeline.starts_from(TrainingOptions("dpo", start="policy")) is None
+    pipeline.registry.promotions.promote(registered(parent, "lora").ref, "override")
+    with pytest.raises(RegistryError, match="is not here any more: pull it again, or roll back"):
+        pipeline.starts_from(TrainingOptions("dpo", start="policy"))
+    with pytest.raises(RegistryError, match="Model dpo-9 is not here: use base, policy"):
+        pipeline.starts_from(TrainingOptions("dpo", start="dpo-9"))
+    pipeline.registry.get = lambda name, *, pull: registered(parent, "lora")  # type: ignore[method-assign]
+    with pytest.raises(RunError, match="A job on the Hub can't go on from dpo-1"):
+        pipeline.starts_from(TrainingOptions("dpo", start="dpo-1", where="jobs"))
+    journal.close()
 
 
 def test_a_killed_run_goes_on_though_its_parent_is_gone_and_names_it_by_hash(

@@ -10,7 +10,7 @@ from typing import Any
 from alignment.checks.diagnosis import Diagnosis
 from alignment.estimate import Estimate
 from alignment.pace import say_duration
-from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where
+from alignment.recipes import DEFAULT_START, Method, TrainingOptions, TrainingSpec, Where
 from alignment.runs import Run, RunError
 from alignment.settings import AlignmentSettings
 
@@ -20,6 +20,7 @@ WHERE: tuple[tuple[str, Where], ...] = (
     ("Several processes (accelerate)", "accelerate"),
     ("Hugging Face Jobs", "jobs"),
 )
+STARTS = (("The base", "base"), ("The policy", "policy"))
 ADVISED = "as advised"
 """The choice that leaves a setting to the preset and to the doctor."""
 
@@ -43,6 +44,7 @@ class Form:
     loss: str = ADVISED
     tuning: str = "lora"
     where: Where = "here"
+    start: str = DEFAULT_START
     steps: str | None = None
     seed: str | None = None
     learning_rate: str | None = None
@@ -63,6 +65,7 @@ class Form:
         given: dict[str, Any] = {
             "tuning": self.tuning,
             "where": self.where,
+            "start": self.start,
             "steps": _whole("Steps", self.steps),
             "seed": _whole("Seed", self.seed),
             "learning_rate": _number("Learning rate", self.learning_rate),
@@ -128,6 +131,7 @@ def draw_plan(spec: TrainingSpec, takes: str, reasons: Sequence[str]) -> str:
     tuning = "a LoRA adapter" if recipe.tuning == "lora" else "all weights"
     beta = "" if spec.method == "sft" else f", beta {recipe.beta:g}"
     where = "" if spec.where == "here" else f" It runs {_WHERE_SAID[spec.where]}."
+    where = f" {escape(say_start(spec))}{where}" if spec.start else where
     why = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
     listed = f'<ul class="vta-reasons">{why}</ul>' if why else ""
     return (
@@ -135,6 +139,15 @@ def draw_plan(spec: TrainingSpec, takes: str, reasons: Sequence[str]) -> str:
         f"<b>{spec.examples}</b> examples: {spec.steps} steps, {tuning}, learning rate "
         f"{recipe.learning_rate:g}{beta}.{where}</p><p>{takes}</p>{listed}</div>"
     )
+
+
+def say_start(spec: TrainingSpec) -> str:
+    """Where the weights begin, and what the reference is, in a sentence."""
+    if spec.start is None:
+        return "It starts from the base, which is its reference too."
+    kept = {"base": ", kept close to the base", "start": ", kept close to it"}
+    reference = kept[spec.start.reference] if spec.method == "dpo" else ""
+    return f"It goes on from {spec.start.name}{reference}."
 
 
 _WHERE_SAID: dict[Where, str] = {

@@ -14,7 +14,7 @@ from alignment.alarms import alarms
 from alignment.checks.diagnosis import Diagnosis
 from alignment.pipeline import Pipeline
 from alignment.plan import plan_run
-from alignment.recipes import Loss, Method
+from alignment.recipes import DEFAULT_START, Loss, Method
 from alignment.runs import Run
 from alignment.settings import AlignmentSettings
 from alignment.web.admin_doors import AdminDoor
@@ -25,6 +25,7 @@ from alignment.web.training_form import (
     ADVISED,
     METHODS,
     NUMBERS,
+    STARTS,
     Form,
     draw_plan,
     draw_refusal,
@@ -138,6 +139,7 @@ class TrainingHandlers(Guarded):
                 base=self._pipeline.base,
                 dataset_sha256=diagnosis.dataset_sha256,
                 examples=diagnosis.examples,
+                start=self._pipeline.starts_from(options),
             )
             if spec.where == "jobs":
                 takes = escape(self._pipeline.quote(options).line)
@@ -199,6 +201,7 @@ def _build_options(handlers: TrainingHandlers) -> list[gr.components.Component]:
                 [("LoRA adapter", "lora"), ("All weights", "full")], value="lora", label="Train"
             )
             where = gr.Radio(handlers.places, value="here", label="Where")
+            start = gr.Radio(STARTS, value=DEFAULT_START, label="From", elem_id="admin-from")
         with gr.Row():
             # gr.Number shows, and sends, 0 where nothing was filled in.
             numbers = [
@@ -212,7 +215,7 @@ def _build_options(handlers: TrainingHandlers) -> list[gr.components.Component]:
                 )
                 for label, unset in NUMBERS
             ]
-    return [method, loss, tuning, where, *numbers]
+    return [method, loss, tuning, where, start, *numbers]
 
 
 def _build_watch(handlers: TrainingHandlers) -> tuple[gr.Dropdown, tuple[list[Any], list[Any]]]:

@@ -294,11 +294,12 @@ def _cells(run: Run) -> list[str]:
     accuracy = final.eval_reward_accuracy if final else None
     method = f"DPO, {spec.recipe.loss}" if spec.method == "dpo" else spec.method.upper()
     tuning = "" if spec.recipe.tuning == "lora" else ", all weights"
+    start = f", from {spec.start.name}" if spec.start else ""
     why = f'<p class="vta-why">{escape(run.reason)}</p>' if run.reason else ""
     return [
         escape(run.id),
         f"{run.state}{why}",
-        escape(f"{method}{tuning}"),
+        escape(f"{method}{tuning}{start}"),
         str(spec.examples),
         f"{run.status.step} of {spec.steps}",
         "–" if accuracy is None else f"{accuracy:.2f}",
