@@ -15,7 +15,7 @@ from alignment.hub.card import BaseKind, Lineage
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import tuned_weight_files
 from alignment.recipes import Reference, TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.run_store import FinalMetrics, RunFolder
 from alignment.settings import STARTER
 from annotation.export import ExportError, load_export
 from annotation.faults import Fault
@@ -62,7 +62,7 @@ def load_lineage(folder: RunFolder, *, token: str | None, merged: bool = False) 
         synthetic_votes=counts.synthetic_votes,
         examples=spec.examples,
         settings=_shown(_settings(spec)),
-        final=_shown(asdict(status.final) if status.final else {}),
+        final=_shown(_final(status.final)),
         versions=spec.versions,
         code_revision=spec.code_revision,
         weights_sha256=sha256_of(*tuned_weight_files(weights)),
@@ -134,6 +134,15 @@ def _settings(spec: TrainingSpec) -> dict[str, object]:
     if spec.recipe.tuning == "full":
         unused |= {"lora_r", "lora_alpha"}
     return {name: value for name, value in row.items() if name not in unused}
+
+
+def _final(final: FinalMetrics | None) -> dict[str, object]:
+    """The last figures, those on answers among them."""
+    if final is None:
+        return {}
+    row = asdict(final)
+    answered = row.pop("answered")
+    return row | {f"answered {name}": value for name, value in (answered or {}).items()}
 
 
 def _shown(row: Mapping[str, object]) -> tuple[tuple[str, str], ...]:

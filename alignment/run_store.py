@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from alignment.recipes import Recipe, Start, TrainingSpec
 from annotation.faults import Fault
@@ -53,6 +53,24 @@ ACTIVE = frozenset({RunState.QUEUED, RunState.PREPARING, RunState.TRAINING, RunS
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerFigures:
+    """What a finished run's model and its base answered to prompts that were held out.
+
+    Means over `answers` of each: `tokens` long, the share of 4-grams said before. `kl_per_token` is
+    KL(model ‖ base) in nats, `kl_error` its standard error (alignment.training.answers); None for
+    a single answer.
+    """
+
+    answers: int
+    tokens: float
+    base_tokens: float
+    repetition: float
+    base_repetition: float
+    kl_per_token: float
+    kl_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FinalMetrics:
     """How a finished run ended. The `eval_` figures are on held-out pairs, None without any.
 
@@ -60,7 +78,8 @@ class FinalMetrics:
     taken; the weights, and these figures, are those of `kept_step`: the last, or the best scored
     one of a run that was stopped early. `tokens_per_s` leaves scoring and samples out. SFT's steps
     have no rewards. `left_out` pairs were not trained on, because the run's sift ranked them
-    against their vote; None for a run without a sift.
+    against their vote; None for a run without a sift. `answered` is None where the answers could
+    not be measured.
     """
 
     loss: float
@@ -78,6 +97,7 @@ class FinalMetrics:
     disk_bytes: int | None = None
     tokens_per_s: float | None = None
     left_out: int | None = None
+    answered: AnswerFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +256,7 @@ class RunFolder:
                 "created_at": datetime.fromisoformat(row["created_at"]),
                 "updated_at": datetime.fromisoformat(row["updated_at"]),
                 "finished_at": datetime.fromisoformat(finished) if finished else None,
-                "final": FinalMetrics(**final) if final else None,
+                "final": _final(final) if final else None,
             }
         )
 
@@ -292,6 +312,11 @@ class RunFolder:
         """The newest checkpoint that was written to its end."""
         whole = [c.parent for c in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
         return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _final(row: Mapping[str, Any]) -> FinalMetrics:
+    answered = row.get("answered")
+    return FinalMetrics(**{**row, "answered": AnswerFigures(**answered) if answered else None})
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.recipes import TrainingSpec
-from alignment.run_store import FinalMetrics, RunFolder, RunState
+from alignment.run_store import AnswerFigures, FinalMetrics, RunFolder, RunState
+from alignment.training.answers import measure_answers
 from alignment.training.checkpoints import (
     checkpoint_to_resume,
     clear,
@@ -32,6 +33,7 @@ from alignment.training.progress import (
     StopSignal,
     enter,
     is_main_process,
+    one_line,
     say_failed,
     say_stopped,
 )
@@ -114,9 +116,10 @@ def _finish(
     judgement = memory.judgement
     if folder.status().state is RunState.TRAINING:
         enter(folder, RunState.EVALUATING)
-    stop.deferred = True
     if judgement.stop:
         restore_best(trainer.model, folder)
+    answered = _answered(folder, spec, trainer)
+    stop.deferred = True
     peak_bytes = watch.peak_bytes
     save_weights(trainer.model, spec, folder)
     # Before the checkpoints go: the most that the run has held.
@@ -141,9 +144,20 @@ def _finish(
         disk_bytes=disk_bytes,
         tokens_per_s=memory.tokens_per_s,
         left_out=None if sifted_out is None else len(sifted_out),
+        answered=answered,
     )
     with folder.locked():
         folder.move(RunState.DONE, final=final)
+
+
+def _answered(folder: RunFolder, spec: TrainingSpec, trainer: Any) -> AnswerFigures | None:
+    """The model's answers beside the base's; None, with a line in the log, where that fails."""
+    try:
+        return measure_answers(trainer, spec, load_examples(folder.dataset))
+    # Memory for a second model, most likely: what was trained is worth more than its figures.
+    except (RuntimeError, MemoryError, ValueError) as error:
+        print(f"the answers could not be measured: {one_line(error)}")  # noqa: T201
+        return None
 
 
 def _report(folder: RunFolder, error: Exception) -> None:

@@ -43,6 +43,7 @@ WEIGHTS = {
     "alignment/sampling/worker.py",
     "alignment/training/checkpoints.py",
     "alignment/training/hardware.py",
+    "alignment/training/answers.py",
     "alignment/training/losses.py",
     "alignment/training/samples.py",
     "alignment/training/sift.py",

@@ -23,10 +23,12 @@ def starting_point(folder: RunFolder, spec: TrainingSpec) -> dict[str, Any]:
     `settle` puts the weights in, once the reference's log-probs are taken.
     """
     whole = spec.recipe.tuning == "full"
-    model = _load(folder.start if whole and spec.start else spec.base_path)
+    model = load_whole(folder.start if whole and spec.start else spec.base_path)
     if whole:
         against_base = spec.start is not None and spec.start.reference == "base"
-        return {"model": model} | ({"ref_model": _load(spec.base_path)} if against_base else {})
+        return {"model": model} | (
+            {"ref_model": load_whole(spec.base_path)} if against_base else {}
+        )
     if spec.start is None:
         return {"model": model, "peft_config": _fresh(spec.recipe)}
     if spec.start.reference == "base":
@@ -47,7 +49,8 @@ def settle(trainer: Any, folder: RunFolder, spec: TrainingSpec) -> None:
         model.delete_adapter(_REFERENCE)
 
 
-def _load(path: Path) -> Any:
+def load_whole(path: Path) -> Any:
+    """A whole model from a folder, in float32, as training holds it."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
