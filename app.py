@@ -214,6 +214,20 @@ def train(
 
 
 @cli.command()
+def rounds(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """Say what each policy won, how it came to be, and how many votes its pairs have."""
+    from rich.console import Console
+
+    from alignment.commands.rounds import load_rounds, print_rounds, to_json
+
+    found = load_rounds(_home(), load_settings(AlignmentSettings))
+    if as_json:
+        print(to_json(found))
+    else:
+        print_rounds(found, Console())
+
+
+@cli.command()
 def runs() -> None:
     """List every run, oldest first."""
     found = _runs().list()

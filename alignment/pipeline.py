@@ -69,7 +69,7 @@ class Pipeline:
         """Runs here take the process that `warm` keeps, where the app has one."""
         self._home = home
         self._settings = settings
-        self._journal = journal
+        self.journal = journal
         self.base = base
         self.quality = QualityDesk(journal)
         token = settings.hf_token
@@ -81,13 +81,13 @@ class Pipeline:
 
     def preview(self) -> PreparedExport:
         """The dataset that an export would write now."""
-        return prepare_export(self._journal)
+        return prepare_export(self.journal)
 
     def export(self, directory: Path | None = None) -> Export:
         """Write the dataset to `directory`, or into the home under its hash."""
         if directory is None:
-            return export_to_home(self._journal, self._home.root)
-        return export_preferences(self._journal, directory)
+            return export_to_home(self.journal, self._home.root)
+        return export_preferences(self.journal, directory)
 
     def diagnose(self, method: Method = "dpo", *, tokens: bool = True) -> Diagnosis:
         """What the data doctor says before a run of `method` on the votes as they are now.
@@ -180,7 +180,7 @@ class Pipeline:
     def _material(self) -> Material:
         return Material(
             self.preview(),
-            live_votes(self._journal),
+            live_votes(self.journal),
             self._settings.min_examples,
             self.quality.suspects(),
         )

@@ -53,7 +53,7 @@ def plan_run(
     that makes no sense, and a start of another kind than what is trained.
     """
     _check(options)
-    recipe = _recipe(options, count_parameters(base.path))
+    recipe = _recipe(options, count_parameters(base.path), warm=start is not None)
     if start is not None:
         recipe = _recipe_from(start, recipe)
     _check_together(recipe, options.flip_rate)
@@ -164,13 +164,14 @@ def _any_of(known: tuple[str | None, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _recipe(options: TrainingOptions, parameters: int) -> Recipe:
+def _recipe(options: TrainingOptions, parameters: int, *, warm: bool) -> Recipe:
     preset = default_recipe(
         options.method,
         parameters,
         loss=options.loss or "sigmoid",
         tuning=options.tuning,
         guarded=bool(options.length_penalty) or options.ld_alpha is not None,
+        warm=warm,
     )
     wanted = {
         name: value

@@ -46,7 +46,10 @@ Reference = Literal["base", "start"]
 """What DPO keeps a model close to: the base, or the tuned model that the run starts from."""
 
 DEFAULT_START = "base"
-DEFAULT_REFERENCE: Reference = "start"
+DEFAULT_REFERENCE: Reference = "base"
+"""Kept close to itself, a policy lost .02 to .03 of correctness and .04 to .05 of form."""
+WARM_LEARNING_RATE = 0.15
+"""What a run that goes on from a tuned model takes of a preset's learning rate."""
 
 STEPS_PER_EXAMPLE = 0.9
 """Some seven passes in batches of 8. Of 200 votes on the starter about 104 become examples."""
@@ -188,8 +191,11 @@ def default_recipe(
     loss: Loss = "sigmoid",
     tuning: Tuning = "lora",
     guarded: bool = False,
+    warm: bool = False,
 ) -> Recipe:
-    """The preset for `method` on a model of that many parameters; `guarded` by a length guard."""
+    """The preset for `method` on a model of that many parameters; `guarded` by a length guard,
+    `warm` for weights that have learned from votes before.
+    """
     if parameters < 20_000_000:
         recipe = _tiny(method, loss, tuning, guarded=guarded)
     else:
@@ -197,6 +203,8 @@ def default_recipe(
         if tuning == "full":
             rate = FULL_LEARNING_RATE * recipe.learning_rate
             recipe = replace(recipe, learning_rate=rate)
+    if warm:
+        recipe = replace(recipe, learning_rate=WARM_LEARNING_RATE * recipe.learning_rate)
     return replace(recipe, loss=loss, tuning=tuning)
 
 

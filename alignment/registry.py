@@ -75,6 +75,11 @@ class Registry:
         self._digests: dict[tuple[tuple[str, int, int], ...], str] = {}
         self._pulling = threading.Lock()
 
+    @property
+    def is_starter(self) -> bool:
+        """Whether the base is the starter, of whose questions the answers are known."""
+        return self._base.is_starter
+
     def models(self) -> list[RegisteredModel]:
         """The base first, then models of finished runs, then pulled ones, each oldest first.
 

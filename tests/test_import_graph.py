@@ -24,6 +24,7 @@ TABS = {
     "alignment/web/leaderboard_tab.py",
     "alignment/web/own_prompts_tab.py",
     "alignment/web/quality_tab.py",
+    "alignment/web/rounds_tab.py",
     "alignment/web/training_tab.py",
 }
 # The command line, and what it serves.

@@ -194,7 +194,8 @@ def test_the_spec_names_the_model_and_takes_its_rank(tiny_folder: Path, parent: 
     base = ResolvedBase(TINY, tiny_folder, is_starter=False, notice=None)
     asked = {"base": base, "dataset_sha256": "d" * 64, "examples": 30}
     spec = plan_run(TrainingOptions("dpo"), **asked, start=registered(parent, "lora"))
-    assert spec.start == Start("dpo-1", registered(parent, "lora").ref, "start")
+    assert spec.start == Start("dpo-1", registered(parent, "lora").ref, "base")
+    assert spec.recipe.learning_rate == pytest.approx(0.15 * 2e-3)
     assert (spec.recipe.lora_r, spec.recipe.lora_alpha) == (4, 8)
     assert plan_run(TrainingOptions("dpo"), **asked).start is None
 
@@ -245,7 +246,7 @@ def test_a_killed_run_goes_on_though_its_parent_is_gone_and_names_it_by_hash(
     first = runs.wait(runs.start(TrainingOptions("dpo", steps=3), base=base, export=tiny_export).id)
     parent = registry.get(first.id)
     digest = sha256_of(first.folder.adapter / "adapter_model.safetensors")[:40]
-    options = TrainingOptions("dpo", steps=60)
+    options = TrainingOptions("dpo", steps=60, reference="start")
     run = runs.start(options, base=base, export=tiny_export, start=parent)
     until(lambda: runs.get(run.id).status.step >= 20)
     child_of(run).kill()

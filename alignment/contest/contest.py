@@ -102,10 +102,7 @@ def _dismissed(journal: JournalReader) -> set[str]:
 
 
 class Contest:
-    """The contest of one home. Safe to share between threads.
-
-    The candidate is the newest model here that never was the policy and was not dismissed.
-    """
+    """The contest of one home. Safe to share between threads."""
 
     def __init__(
         self,

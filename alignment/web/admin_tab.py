@@ -24,6 +24,7 @@ from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
 from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_section
 from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
 from alignment.web.quality_tab import QualityHandlers, build_quality_section
+from alignment.web.rounds_tab import RoundHandlers, build_rounds_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
 from annotation.backup.sync import BackupStatus
 
@@ -129,6 +130,7 @@ def build_admin_page(
     bakeoff: BakeoffHandlers,
     leaderboard: LeaderboardHandlers,
     audit: AuditHandlers,
+    rounds: RoundHandlers,
 ) -> gr.Blocks:
     """The whole page, a section for each step of the loop: layout first, then its events."""
     with gr.Blocks(title="Votetune admin", analytics_enabled=False) as page:
@@ -144,6 +146,7 @@ def build_admin_page(
         run = build_training_section(training, page, timer)
         build_bakeoff_section(bakeoff, page, timer)
         build_leaderboard_section(leaderboard, page, timer)
+        build_rounds_section(rounds, page, timer)
         _build_hub(handlers, run, page, timer)
         build_audit_section(audit, page, timer)
     page.queue(default_concurrency_limit=4)

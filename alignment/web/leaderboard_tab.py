@@ -10,10 +10,12 @@ import gradio as gr
 
 from alignment.contest.contest import Contest
 from alignment.contest.promotions import Promotion
+from alignment.contest.rounds import RoundDesk
 from alignment.registry import Registry
 from alignment.web.admin_doors import AdminDoor
 from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
+from alignment.web.rounds_view import draw_checks
 from annotation.faults import Fault
 from annotation.schema import ModelRef
 
@@ -32,10 +34,13 @@ def names_of(registry: Registry) -> dict[ModelRef, str]:
 class LeaderboardHandlers(Guarded):
     """The comparison in progress: watch it, promote or dismiss by hand, roll back."""
 
-    def __init__(self, contest: Contest, registry: Registry, door: AdminDoor) -> None:
+    def __init__(
+        self, contest: Contest, registry: Registry, rounds: RoundDesk, door: AdminDoor
+    ) -> None:
         super().__init__(door)
         self._contest = contest
         self._registry = registry
+        self._rounds = rounds
         self._votes: tuple[object, str] | None = None
 
     @looks
@@ -84,8 +89,14 @@ class LeaderboardHandlers(Guarded):
         key = (tuple(comparisons), tuple(names.items()), left_out)
         if self._votes is None or self._votes[0] != key:
             board = self._contest.leaderboard(closed_only=False)
-            self._votes = (key, draw_leaderboard(board, names, empty=NO_VOTES, left_out=left_out))
+            drawn = draw_leaderboard(board, names, empty=NO_VOTES, left_out=left_out)
+            self._votes = (key, drawn + self._checks())
         return self._votes[1]
+
+    def _checks(self) -> str:
+        """What needs no voter, beside the votes: of a model that wins by length alone, say."""
+        trainings = self._rounds.trainings().values()
+        return draw_checks([(t.run, t.final) for t in trainings if t.final])
 
     def _told(self, made: Promotion) -> str:
         name = names_of(self._registry).get(made.model, made.model.label)

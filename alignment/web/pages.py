@@ -9,6 +9,7 @@ import fastapi
 import gradio as gr
 from fastapi_offline import FastAPIOffline
 
+from alignment.contest.rounds import RoundDesk
 from alignment.web.admin_doors import ADMIN_PATH, AccountDoor, AdminDoor
 from alignment.web.admin_gate import AdminGate
 from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
@@ -21,6 +22,7 @@ from alignment.web.compare_tab import build_compare_tab
 from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_tab
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
+from alignment.web.rounds_tab import RoundHandlers
 from alignment.web.site import Site
 from alignment.web.training_tab import TrainingHandlers
 from annotation.voting import Voting
@@ -75,6 +77,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         app.include_router(build_sign_in_routes(sign_in))
     install_api_errors(app)
     theme = build_theme()
+    rounds = RoundDesk(site.pipeline.registry, site.pipeline.runs, site.journal)
     # Gradio's mount at / would swallow /admin, so /admin comes first.
     gr.mount_gradio_app(
         app,
@@ -95,8 +98,9 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
                 site.pipeline, door, Checkup(site.pipeline, site.home.root), site.alignment
             ),
             BakeoffHandlers(site.pipeline, door, site.prompts),
-            LeaderboardHandlers(site.contest, site.pipeline.registry, door),
+            LeaderboardHandlers(site.contest, site.pipeline.registry, rounds, door),
             AuditHandlers(site.audit, door),
+            RoundHandlers(rounds, site.pipeline.registry, door),
         ),
         path=ADMIN_PATH,
         auth_dependency=lambda request: _admin_name(door, request),

@@ -21,6 +21,7 @@ from alignment.web.admin_doors import AdminDoor
 from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
 from alignment.web.checkup import Checkup
 from alignment.web.doctor_view import CHECKING, draw_diagnosis, draw_tokens
+from alignment.web.rounds_view import draw_checks, draw_remarks
 from alignment.web.training_form import (
     ADVISED,
     METHODS,
@@ -250,10 +251,15 @@ def draw_run(run: Run | None) -> dict[str, str]:
     metrics, samples = run.folder.metrics(), run.folder.samples()
     return {
         "progress": draw_progress(run, metrics),
-        "alarms": draw_alarms(alarms(metrics, samples, run.spec), run),
+        "alarms": draw_alarms(alarms(metrics, samples, run.spec), run) + _draw_checks(run),
         "pictures": draw_pictures(metrics, run.spec),
         "samples": draw_samples(samples),
     }
+
+
+def _draw_checks(run: Run) -> str:
+    final = run.status.final
+    return draw_remarks(final) + draw_checks([(run.id, final)] if final else [])
 
 
 def _chosen(run_id: str | None) -> str:

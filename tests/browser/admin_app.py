@@ -7,6 +7,7 @@ from running_app import free_port
 
 from alignment.audit import AuditLog
 from alignment.contest.contest import Contest
+from alignment.contest.rounds import RoundDesk
 from alignment.pipeline import Pipeline
 from alignment.settings import AlignmentSettings
 from alignment.web.admin_doors import ADMIN_PATH, TokenDoor
@@ -20,6 +21,7 @@ from alignment.web.leaderboard_tab import LeaderboardHandlers
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.pages import MOUNT
 from alignment.web.quality_tab import QualityHandlers
+from alignment.web.rounds_tab import RoundHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.home import Home
 from annotation.journal.journal import Journal
@@ -35,6 +37,7 @@ def admin_server(
     """A server of the page on a free port, behind its gate; it has yet to run."""
     audit, registry = AuditLog(home), pipeline.registry
     door = TokenDoor(TOKEN, audit)
+    rounds = RoundDesk(registry, pipeline.runs, journal)
     quiet = ArgillaStatus("ready", None, "", 0, None)
     page = build_admin_page(
         AdminHandlers(pipeline, door, argilla=lambda: quiet, pairs_ready=lambda: 0),
@@ -42,8 +45,9 @@ def admin_server(
         OwnPromptHandlers(journal, door),
         TrainingHandlers(pipeline, door, Checkup(pipeline, home.root), settings),
         BakeoffHandlers(pipeline, door),
-        LeaderboardHandlers(Contest(registry, journal, share=0.2), registry, door),
+        LeaderboardHandlers(Contest(registry, journal, share=0.2), registry, rounds, door),
         AuditHandlers(audit, door),
+        RoundHandlers(rounds, registry, door),
     )
     app = FastAPI()
     gr.mount_gradio_app(
