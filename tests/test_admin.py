@@ -28,6 +28,7 @@ from alignment.web.bakeoff_tab import BakeoffHandlers
 from alignment.web.leaderboard_tab import LeaderboardHandlers
 from alignment.web.own_prompts_tab import OwnPromptHandlers
 from alignment.web.quality_tab import QualityHandlers
+from alignment.web.rounds_tab import RoundHandlers
 from alignment.web.training_tab import TrainingHandlers
 from annotation.faults import Fault
 from annotation.home import Home
@@ -145,8 +146,9 @@ def test_every_handler_asks_the_door_itself(door: TokenDoor, home: Home) -> None
         QualityHandlers(nothing, nothing, door),
         OwnPromptHandlers(nothing, door),
         TrainingHandlers(nothing, door, nothing, AlignmentSettings()),
+        RoundHandlers(nothing, nothing, door),
         BakeoffHandlers(nothing, door),
-        LeaderboardHandlers(nothing, nothing, door),
+        LeaderboardHandlers(nothing, nothing, nothing, door),
         AuditHandlers(nothing, door),
     ]
     product = {c for c in Guarded.__subclasses__() if c.__module__.startswith("alignment.")}

@@ -6,8 +6,8 @@ import gradio as gr
 
 from alignment.contest.rounds import RoundDesk
 from alignment.registry import Registry
-from alignment.web.admin_gate import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, shown
+from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin_guard import QUIET, Guarded, changed, digests, looks, shown
 from alignment.web.leaderboard_tab import names_of
 from alignment.web.rounds_view import draw_rounds
 
@@ -20,9 +20,9 @@ class RoundHandlers(Guarded):
         self._desk = desk
         self._registry = registry
 
+    @looks
     def watch(self, seen: dict[str, str], request: gr.Request) -> tuple[Any, ...]:
         """The rounds; skips what is shown already."""
-        self._require_admin(request)
         parts = {"rounds": shown(self._draw)}
         return *changed(parts, seen), digests(parts)
 
