@@ -115,8 +115,8 @@ def test_a_home_tells_its_rounds_with_what_each_run_said(home: Path, journal: Jo
     assert policy.correct is None
     assert (candidate.over_last and candidate.over_last.over) == model
     html = draw_rounds(desk.rounds(), {model: first})
-    assert "<b>0.80</b> <small>0.61 to 0.91</small>" in html
-    assert "not enough votes <small>3 of 20</small>" in html
+    assert "<b>0.80</b><br><small>0.61 to 0.91</small>" in html
+    assert "not enough votes<br><small>3 of 20</small>" in html
     assert "never compared" in html
     assert desk.rounds() is desk.rounds()
 
@@ -145,7 +145,7 @@ def test_what_the_run_started_from_is_told(home: Path, journal: Journal) -> None
         row.replace('"start": null', f'"start": {start}"reference": "base"}}')
     )
     desk = RoundDesk(Registry(home, base), Runs(home), journal)
-    assert "dpo-0, kept close to the base" in draw_rounds(desk.rounds(), {})
+    assert "dpo-0<br><small>kept close to the base" in draw_rounds(desk.rounds(), {})
 
 
 def test_right_answers_are_counted_where_right_is_known() -> None:

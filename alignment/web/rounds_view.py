@@ -26,18 +26,19 @@ ROUND_COLUMNS = (
     "Round",
     "Policy",
     "How",
-    "Wins over the last",
-    "Wins over the base",
+    "Over the last",
+    "Over the base",
     "Answers",
     "Correct",
     "Trained from",
-    "Votes on its pairs",
+    "Votes",
     "Agreement",
 )
 ROUNDS_NOTE = (
-    "A round is one policy, and the votes on the pairs that it answered. Rates are of blind votes, "
-    "a tie half a win to each side, with 95 % intervals; agreement is how many votes side with "
-    "the others on their pair. Answers are to prompts held out of the run's training."
+    "A round is one policy, and the votes on the pairs that it answered. It is told how often "
+    "blind votes prefer it to the policy before and to the base, a tie half a win to each side, "
+    "with 95 % intervals; and of the votes on its pairs, how many side with the others on their "
+    "pair. Answers are to prompts held out of the run's training."
 )
 CHECK_COLUMNS = (
     "Model",
@@ -48,7 +49,7 @@ CHECK_COLUMNS = (
     "Looks off",
 )
 CHECKS_NOTE = (
-    "Checks without voters, at each run's end. Length is in tokens, of answers to held-out "
+    "Made at each run's end. Length is in tokens, of answers to held-out "
     "prompts; “said before” is the share of an answer's runs of four tokens that it repeats. "
     "From the base: KL in nats a token (Schulman's k3, ± its standard error), 0 for the base."
 )
@@ -75,7 +76,8 @@ def draw_checks(finals: Sequence[tuple[str, FinalMetrics]]) -> str:
         return ""
     rows = [_checks(name, final) for name, final in finals]
     return (
-        f'<div class="vta-quality">{draw_table("Automatic checks", CHECK_COLUMNS, rows)}'
+        f'<div class="vta-quality"><h3>Checks without voters</h3>'
+        f"{draw_table('Automatic checks', CHECK_COLUMNS, rows)}"
         f'<p class="vta-note">{CHECKS_NOTE}</p></div>'
     )
 
@@ -96,8 +98,8 @@ def say_win_rate(rate: WinRate | None) -> str:
         return "never compared"
     decided = rate.wins + rate.losses
     if decided < MIN_DECIDED:
-        return f"not enough votes <small>{decided} of {MIN_DECIDED}</small>"
-    return f"<b>{rate.rate:.2f}</b> <small>{rate.low:.2f} to {rate.high:.2f}</small>"
+        return f"not enough votes<br><small>{decided} of {MIN_DECIDED}</small>"
+    return f"<b>{rate.rate:.2f}</b><br><small>{rate.low:.2f} to {rate.high:.2f}</small>"
 
 
 def say_share(share: Share | None, unknown: str) -> str:
@@ -105,8 +107,8 @@ def say_share(share: Share | None, unknown: str) -> str:
     if share is None:
         return unknown
     return (
-        f"<b>{share.rate:.2f}</b> <small>{share.low:.2f} to {share.high:.2f}, "
-        f"{share.total:,}</small>"
+        f"<b>{share.rate:.2f}</b> of {share.total:,}<br>"
+        f"<small>{share.low:.2f} to {share.high:.2f}</small>"
     )
 
 
@@ -123,12 +125,12 @@ def _round(number: int, each: Round, names: Names) -> tuple[str, ...]:
     return (
         "next" if waits else str(number),
         escape(names.get(each.model, each.model.label)),
-        f"{_HOW[each.by]} <small>{since}</small>",
+        f"{_HOW[each.by]}<br><small>{since}</small>",
         say_win_rate(each.over_last),
         say_win_rate(each.over_base),
-        say_length(final.answered if final else None),
+        say_length(final.answered if final else None).replace(" <small>", "<br><small>"),
         say_share(each.correct, "–" if each.by == "roll-back" else "unknown"),
-        escape(_trained_from(each)),
+        _trained_from(each),
         "–" if waits else f"{each.votes:,}",
         "–" if waits else say_share(each.agreement, "one vote a pair" if each.votes else "–"),
     )
@@ -139,9 +141,10 @@ def _trained_from(each: Round) -> str:
         return "–" if each.model.adapter is None else "elsewhere"
     if each.training.start is None:
         return "the base"
-    kept = {"base": ", kept close to the base", "start": ", kept close to it"}
+    kept = {"base": "kept close to the base", "start": "kept close to it"}
     reference = each.training.reference
-    return f"{each.training.start}{kept[reference] if reference else ''}"
+    told = f"<br><small>{kept[reference]}</small>" if reference else ""
+    return f"{escape(each.training.start)}{told}"
 
 
 def _checks(name: str, final: FinalMetrics) -> tuple[str, ...]:

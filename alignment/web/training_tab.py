@@ -4,13 +4,13 @@ Only draws and passes on; every handler first asks the door. All that it shows i
 journal and the runs' folders, so a reload or a restart of the app shows the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, get_args
 
 import gradio as gr
 
-from alignment.alarms import alarms
+from alignment.alarms import Alarm, alarms
 from alignment.checks.diagnosis import Diagnosis
 from alignment.pipeline import Pipeline
 from alignment.plan import plan_run
@@ -251,15 +251,18 @@ def draw_run(run: Run | None) -> dict[str, str]:
     metrics, samples = run.folder.metrics(), run.folder.samples()
     return {
         "progress": draw_progress(run, metrics),
-        "alarms": draw_alarms(alarms(metrics, samples, run.spec), run) + _draw_checks(run),
+        "alarms": _draw_checks(alarms(metrics, samples, run.spec), run),
         "pictures": draw_pictures(metrics, run.spec),
         "samples": draw_samples(samples),
     }
 
 
-def _draw_checks(run: Run) -> str:
+def _draw_checks(found: Sequence[Alarm], run: Run) -> str:
+    """What looks wrong in a run, in its answers too, and the figures behind that."""
     final = run.status.final
-    return draw_remarks(final) + draw_checks([(run.id, final)] if final else [])
+    remarked = draw_remarks(final)
+    alarmed = draw_alarms(found, run, remarked=bool(remarked))
+    return alarmed + remarked + draw_checks([(run.id, final)] if final else [])
 
 
 def _chosen(run_id: str | None) -> str:

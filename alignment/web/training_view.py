@@ -95,10 +95,12 @@ def _sifted(left_out: int) -> str:
     )
 
 
-def draw_alarms(found: Sequence[Alarm], run: Run) -> str:
-    """Each alarm with what to do; one calm line when there is none, nothing before the start."""
+def draw_alarms(found: Sequence[Alarm], run: Run, *, remarked: bool = False) -> str:
+    """Each alarm with what to do; one calm line when there is none, nothing before the start and
+    nothing where something else is `remarked` on.
+    """
     if not found:
-        calm = run.state is RunState.DONE
+        calm = run.state is RunState.DONE and not remarked
         return '<p class="vta-fine">Nothing looks wrong in this run.</p>' if calm else ""
     return "".join(
         f'<div class="vta-finding{" vta-serious" if alarm.serious else ""}" role="note">'
