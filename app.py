@@ -414,10 +414,10 @@ def bakeoff(
 
 @cli.command()
 def demo(
-    votes: Annotated[int, typer.Option(min=40, max=2000, help="Votes to cast.")] = 200,
+    votes: Annotated[int, typer.Option(min=40, max=2000, help="Votes to cast a round.")] = 200,
     method: Annotated[MethodName, typer.Option(help="dpo or orpo.")] = MethodName.DPO,
 ) -> None:
-    """Walk the whole loop with scripted voters, labelled synthetic, in a minute or so."""
+    """Walk the whole loop twice with scripted voters, labelled synthetic, in two minutes or so."""
     from alignment.commands.demo import run_demo
 
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)

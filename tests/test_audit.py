@@ -199,7 +199,7 @@ def test_a_command_on_no_home_makes_none(tmp_path: Path) -> None:
 
 def test_a_command_only_looks_or_leaves_a_line() -> None:
     """A new one is named here, or wraps what it changes in `_logged`."""
-    looks = {"status", "quality", "doctor", "runs", "sample", "demo", "lineage"}
+    looks = {"status", "quality", "doctor", "rounds", "runs", "sample", "demo", "lineage"}
     logged = set()
     for command in app.cli.registered_commands:
         assert command.callback is not None

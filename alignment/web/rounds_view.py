@@ -119,7 +119,7 @@ def say_length(seen: AnswerFigures | None) -> str:
 
 
 def _round(number: int, each: Round, names: Names) -> tuple[str, ...]:
-    since = each.since.strftime("%Y-%m-%d %H:%M UTC") if each.since else ""
+    since = each.since.strftime("%d %b %H:%M UTC") if each.since else ""
     final = each.training.final if each.training else None
     waits = each.by == "waits"
     return (
