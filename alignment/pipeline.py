@@ -227,7 +227,7 @@ class Pipeline:
             namespace=self._settings.hub_namespace,
             token=self._token,
             merged_into=self._base_of(run) if merged else None,
-            evidence=load_evidence(run, self.registry, self._journal, self.bakeoffs.list()),
+            evidence=load_evidence(run, self.registry, self.journal, self.bakeoffs.list()),
         )
         note_published(self._home.journal)
         return published

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from alignment.contest.comparisons import Comparison
-from alignment.contest.contest import look_at_field, load_comparisons
+from alignment.contest.contest import load_comparisons, look_at_field
 from alignment.contest.leaderboard import WinRate, win_rate
 from alignment.contest.promotions import By, Promotion
 from alignment.recipes import Reference
