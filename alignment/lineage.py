@@ -86,6 +86,8 @@ def public_spec(spec: TrainingSpec) -> dict[str, object]:
     del row["base_path"], row["where"]
     if is_folder(spec):
         row["base"]["base"] = Path(spec.base.base).name
+        if spec.start:
+            row["start"]["model"]["base"] = Path(spec.start.model.base).name
     told: dict[str, object] = json.loads(json.dumps(row))
     return told
 

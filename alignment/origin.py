@@ -19,7 +19,7 @@ from alignment.hub.pull import PullError, pull_tuned
 from alignment.hub.tuned import LINEAGE, tuned_weight_files
 from alignment.lineage import is_folder, sha256_of_row
 from alignment.recipes import Recipe, TrainingSpec
-from alignment.run_store import RunFolder, RunState
+from alignment.run_store import RunFolder, RunState, start_of
 from alignment.settings import AlignmentSettings
 from annotation.export import Export, ExportError, load_examples, load_export
 from annotation.faults import Fault
@@ -168,6 +168,7 @@ def spec_of(row: Mapping[str, Any]) -> TrainingSpec:
         | {
             "recipe": Recipe(**told["recipe"]),
             "base": ModelRef(**told["base"]),
+            "start": start_of(told),
             "base_path": Path(),
             "versions": tuple((name, version) for name, version in told["versions"]),
         }

@@ -231,11 +231,10 @@ class RunFolder:
 
     def spec(self) -> TrainingSpec:
         row = json.loads(self.spec_file.read_text(encoding="utf-8"))
-        start = row.get("start")
         return TrainingSpec(
             **row
             | {
-                "start": Start(**start | {"model": ModelRef(**start["model"])}) if start else None,
+                "start": start_of(row),
                 "recipe": Recipe(**row["recipe"]),
                 "base": ModelRef(**row["base"]),
                 "base_path": Path(row["base_path"]),
@@ -312,6 +311,14 @@ class RunFolder:
         """The newest checkpoint that was written to its end."""
         whole = [c.parent for c in self.checkpoints.glob(f"checkpoint-*/{COMPLETE}")]
         return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def start_of(row: Mapping[str, Any]) -> Start | None:
+    """What the spec of `row` goes on from; None for the base, and in specs from before there was
+    a choice.
+    """
+    start = row.get("start")
+    return Start(**start | {"model": ModelRef(**start["model"])}) if start else None
 
 
 def _final(row: Mapping[str, Any]) -> FinalMetrics:

@@ -12,7 +12,7 @@ import pytest
 from alignment.base import ResolvedBase
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import check_tuned
-from alignment.lineage import load_lineage
+from alignment.lineage import load_lineage, public_spec
 from alignment.pipeline import Pipeline
 from alignment.plan import plan_run
 from alignment.recipes import Reference, Start, TrainingOptions, Tuning
@@ -24,6 +24,7 @@ from alignment.training.weights import save_weights
 from annotation.export import Export
 from annotation.home import Home
 from annotation.journal.journal import Journal
+from annotation.schema import ModelRef
 from tests.preferences import TINY
 from tests.test_runs import child_of, until
 from tests.trainer_fixture import (
@@ -235,6 +236,37 @@ def test_a_start_that_can_not_be_had_is_one_clear_line(
     with pytest.raises(RunError, match="A job on the Hub can't go on from dpo-1"):
         pipeline.starts_from(TrainingOptions("dpo", start="dpo-1", where="jobs"))
     journal.close()
+
+
+def test_a_run_is_not_made_again_from_another_start(
+    tmp_path: Path, tiny_folder: Path, tiny_export: Export, parent: Path
+) -> None:
+    base = ResolvedBase(TINY, tiny_folder, is_starter=False, notice=None)
+    spec = plan_run(
+        TrainingOptions("dpo"),
+        base=base,
+        dataset_sha256=tiny_export.sha256,
+        examples=tiny_export.examples,
+        start=registered(parent, "lora"),
+    )
+    with pytest.raises(RunError, match="starts from dpo-1, which is not here: get it first"):
+        Runs(tmp_path).start_as(spec, tiny_export)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_path_of_this_machine_is_told(tiny_folder: Path, parent: Path) -> None:
+    here = ModelRef(str(tiny_folder), "b" * 40)
+    start = replace(registered(parent, "lora"), ref=replace(here, adapter="dpo-1"))
+    spec = plan_run(
+        TrainingOptions("dpo"),
+        base=ResolvedBase(here, tiny_folder, is_starter=False, notice=None),
+        dataset_sha256="d" * 64,
+        examples=30,
+        start=start,
+    )
+    told = json.dumps(public_spec(spec))
+    assert str(tiny_folder.parent) not in told
+    assert '"name": "dpo-1"' in told
 
 
 def test_a_killed_run_goes_on_though_its_parent_is_gone_and_names_it_by_hash(
