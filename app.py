@@ -417,7 +417,7 @@ def demo(
     votes: Annotated[int, typer.Option(min=40, max=2000, help="Votes to cast a round.")] = 200,
     method: Annotated[MethodName, typer.Option(help="dpo or orpo.")] = MethodName.DPO,
 ) -> None:
-    """Walk the whole loop twice with scripted voters, labelled synthetic, in two minutes or so."""
+    """Walk the whole loop twice with scripted voters, labelled synthetic, in some minutes."""
     from alignment.commands.demo import run_demo
 
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
