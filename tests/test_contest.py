@@ -19,6 +19,7 @@ from alignment.contest.leaderboard import Standing
 from alignment.contest.promotions import PromotionError
 from alignment.registry import Registry, RegistryError, why_base_answers
 from alignment.web.leaderboard_view import draw_gate
+from annotation.choosing import Random
 from annotation.journal.journal import Journal
 from annotation.sampling import PairPool
 from annotation.schema import Choice, Completion, ModelRef, PairKind, Prompt, Sampling, Split
@@ -276,7 +277,7 @@ def test_pairs_go_on_with_the_base_while_the_policy_is_gone(
 
     def models_of_new_pairs() -> set[ModelRef]:
         before = {pair.id for pair in journal.pairs()}
-        pool._draw(prompts[:1])
+        pool._draw(prompts[:1], Random())
         new = [pair for pair in journal.pairs() if pair.id not in before]
         assert len(new) == 1
         return {completion.model for pair in new for completion in pair.completions}
