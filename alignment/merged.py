@@ -5,13 +5,11 @@ serves the page loads no weights.
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from alignment.hub.model_files import ModelFilesError, check_model_folder, sha256_of
 from alignment.hub.tuned import tuned_weight_files
-from alignment.places.child import ROOT, child_environment
+from alignment.places.child import StepError, run_step
 from alignment.run_store import RunFolder
 from annotation.faults import Fault
 from annotation.home import write_private
@@ -35,20 +33,12 @@ def ensure_merged(folder: RunFolder, base_path: Path) -> Path:
     adapter_sha256 = sha256_of(*tuned_weight_files(folder.adapter))
     if _is_made(folder, adapter_sha256):
         return folder.merged
-    command = [sys.executable, "-m", "alignment.training.merging"]
-    paths = [str(path.absolute()) for path in (base_path, folder.adapter, folder.merged)]
-    child = subprocess.run(
-        [*command, *paths],
-        cwd=ROOT,
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        why = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-        raise MergeError(f"The adapter of run {name} can't be merged into its base: {why}")
+    try:
+        run_step("alignment.training.merging", base_path, folder.adapter, folder.merged)
+    except StepError as error:
+        raise MergeError(
+            f"The adapter of run {name} can't be merged into its base: {error}"
+        ) from None
     write_private(folder.path / RECORD, json.dumps({"adapter_sha256": adapter_sha256}) + "\n")
     return folder.merged
 

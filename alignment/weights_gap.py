@@ -1,12 +1,10 @@
 """How far two models are apart that should be the same, measured by a child process."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignment.places.child import ROOT, child_environment
+from alignment.places.child import StepError, run_step
 from annotation.faults import Fault
 
 
@@ -39,17 +37,8 @@ class Gap:
 
 def measure_gap(base_path: Path, one: Path, other: Path) -> Gap:
     """The gap between the weights in two folders on one base. Raises GapError."""
-    command = [sys.executable, "-m", "alignment.training.weights_gap"]
-    child = subprocess.run(
-        [*command, *(str(path.absolute()) for path in (base_path, one, other))],
-        cwd=ROOT,
-        env=child_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        why = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-        raise GapError(f"{one} and {other} can't be compared: {why}")
-    return Gap(**json.loads(child.stdout.splitlines()[-1]))
+    try:
+        said = run_step("alignment.training.weights_gap", base_path, one, other)
+    except StepError as error:
+        raise GapError(f"{one} and {other} can't be compared: {error}") from None
+    return Gap(**json.loads(said.splitlines()[-1]))

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -16,24 +17,13 @@ import psutil
 
 from alignment.places.place import Handle
 from alignment.run_store import RunError
+from annotation.children import without_secrets
+from annotation.faults import Fault
 
 NICENESS = 10
 TERM_GRACE_S = 1.2
 """How long a cancelled child may take to save a checkpoint; a cancel ends within two seconds."""
 ROOT = Path(__file__).parent.parent.parent
-# The child reads local files only: no token has any business in its environment.
-_SECRETS = (
-    "ADMIN_TOKEN",
-    "ARGILLA_API_KEY",
-    "COOKIE_SECRET",
-    "GENERATION_API_KEY",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "OAUTH_CLIENT_SECRET",
-    "SPACE_HF_TOKEN",
-    "TRACKIO_SERVER_URL",
-    "TRACKIO_WRITE_TOKEN",
-)
 
 
 def start_child(command: Sequence[str], log_file: Path, environment: Mapping[str, str]) -> Handle:
@@ -63,6 +53,30 @@ def start_child(command: Sequence[str], log_file: Path, environment: Mapping[str
     return Handle(child.pid, started)
 
 
+class StepError(Fault):
+    """A step in a child process that failed; the message is the last line that it said."""
+
+
+def run_step(module: str, *paths: Path) -> str:
+    """Run `python -m module` on `paths` to its end, offline and without secrets; what it prints.
+
+    For what loads weights and is over soon: whoever serves the page loads none. Raises StepError.
+    """
+    child = subprocess.run(
+        [sys.executable, "-m", module, *(str(path.absolute()) for path in paths)],
+        cwd=ROOT,
+        env=child_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode:
+        said = child.stderr.strip().splitlines() or [f"exit status {child.returncode}"]
+        raise StepError(said[-1])
+    return child.stdout
+
+
 def reap(child: subprocess.Popen[bytes]) -> None:
     """Wait for `child` in the background, so that no zombie is left of it."""
     threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
@@ -76,7 +90,7 @@ def lower_priority(pid: int) -> None:
 
 def child_environment() -> dict[str, str]:
     """This process's environment without its secrets, offline."""
-    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    kept = without_secrets(os.environ)
     # Threads that spin while they wait took four times the CPU where the app needed the cores.
     kept.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return kept | {

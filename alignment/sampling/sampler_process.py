@@ -19,22 +19,13 @@ from typing import Any
 from alignment.base import ResolvedBase
 from alignment.chat import GenerationError, UnaskablePrompt
 from alignment.sampling.token_feed import Count, count_nothing
+from annotation.children import without_secrets
 from annotation.schema import Completion, Finish, ModelRef, Prompt, Sampling
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MAX_LOG_BYTES = 2_000_000
 MAX_THREADS = 8
 STOP_TIMEOUT_S = 5.0
-_SECRETS = (
-    "ADMIN_TOKEN",
-    "ARGILLA_API_KEY",
-    "COOKIE_SECRET",
-    "GENERATION_API_KEY",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "OAUTH_CLIENT_SECRET",
-    "SPACE_HF_TOKEN",
-)
 _log = logging.getLogger(__name__)
 
 
@@ -256,5 +247,4 @@ def worker_threads() -> int:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    return kept | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return without_secrets(os.environ) | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}

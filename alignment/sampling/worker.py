@@ -20,8 +20,8 @@ from typing import Any, TextIO
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.sampling.zero_gpu import Lending
+from annotation.children import lower_priority
 from annotation.faults import Fault, Unaskable
-from annotation.priority import lower_priority
 from annotation.prompts import one_line
 from annotation.schema import Message, ModelRef, Prompt, Sampling
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
+from annotation.children import without_secrets
 from annotation.faults import Fault
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -145,8 +146,8 @@ def _last_error(log: Path, start: int) -> str:
 
 
 def _uv_environ() -> dict[str, str]:
-    """Hand pip's index settings on to uv, which reads none of them."""
-    environ = dict(os.environ)
+    """No secret, and pip's index settings, which uv does not read by itself."""
+    environ = without_secrets(os.environ)
     for mine, pips in (
         ("UV_DEFAULT_INDEX", "PIP_INDEX_URL"),
         ("UV_INDEX", "PIP_EXTRA_INDEX_URL"),

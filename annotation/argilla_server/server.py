@@ -21,7 +21,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-from annotation.priority import lower_priority
+from annotation.children import lower_priority
 
 _EXIT_GRACE_S = 5.0
 _NICENESS = 10

@@ -1,4 +1,4 @@
-"""Children that step back: their nice value, and their session's weight where Linux has one."""
+"""Child processes: no secret reaches them, and they and their sessions step back."""
 
 import os
 import subprocess
@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from annotation.priority import lower_priority
+from alignment.settings import AlignmentSettings
+from annotation.children import SECRETS, lower_priority, without_secrets
+from annotation.settings import AnnotationSettings
 
 SLEEP = [sys.executable, "-c", "input()"]
 
@@ -47,3 +49,15 @@ def test_a_process_that_is_gone_is_no_error() -> None:
         pass
     lower_priority(child.pid, 10)
     assert not psutil.pid_exists(child.pid)
+
+
+def test_no_secret_that_the_settings_know_reaches_a_child() -> None:
+    known = {
+        name.upper()
+        for settings in (AnnotationSettings, AlignmentSettings)
+        for name, field in settings.model_fields.items()
+        if "SecretStr" in repr(field.annotation)
+    }
+    assert {"HF_TOKEN", "COOKIE_SECRET", "GENERATION_API_KEY"} <= known <= SECRETS
+    given = dict.fromkeys(SECRETS, "secret") | {"PATH": "/bin", "HF_ENDPOINT": "http://hub"}
+    assert without_secrets(given) == {"PATH": "/bin", "HF_ENDPOINT": "http://hub"}
