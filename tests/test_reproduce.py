@@ -210,6 +210,19 @@ def test_a_run_of_the_home_is_reproduced_byte_for_byte(trained: Trained):
 
 
 @pytest.mark.slow
+def test_a_run_that_went_on_from_another_is_reproduced_where_that_one_is(trained: Trained):
+    options = TrainingOptions("dpo", steps=4, start=trained.run)
+    run = trained.pipeline.runs.wait(trained.pipeline.train(options).id, timeout_s=200)
+    assert run.state is RunState.DONE, run.reason
+    check_reproduced(reproduce(trained.home, trained.settings, run.id))
+    trained.folder.path.rename(trained.home.root / "elsewhere")
+    with pytest.raises(OriginError, match="which this home does not have as it was") as caught:
+        reproduce(trained.home, trained.settings, run.id)
+    assert trained.run in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("merged", [False, True], ids=["adapter", "merged"])
 def test_what_is_on_the_hub_is_reproduced_by_a_stranger(
     hub_double: HubDouble, trained: Trained, tmp_path: Path, merged: bool

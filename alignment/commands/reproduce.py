@@ -9,14 +9,20 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alignment.base import ResolvedBase
 from alignment.commands.progress import watch_run
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import tuned_weight_files
 from alignment.merged import ensure_merged
-from alignment.origin import Origin, fetch_origin_dataset, origin_of_repo, origin_of_run
+from alignment.origin import (
+    Origin,
+    OriginError,
+    fetch_origin_dataset,
+    origin_of_repo,
+    origin_of_run,
+)
 from alignment.plan import code_revision, package_versions
 from alignment.recipes import TrainingSpec
+from alignment.registry import RegisteredModel, Registry, RegistryError
 from alignment.run_store import RunFolder
 from alignment.runs import Run, Runs
 from alignment.settings import AlignmentSettings
@@ -69,9 +75,10 @@ def reproduce(home: Home, settings: AlignmentSettings, model: str) -> Reproducti
     else:
         origin = origin_of_run(RunFolder(home.root / "runs" / repo), settings, workplace)
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    start = _start(home, origin)
     export = fetch_origin_dataset(origin, workplace / "dataset", token)
     _say(origin)
-    run = _train(workplace, origin.spec, origin.base, export)
+    run = _train(workplace, origin, export, start)
     weights = run.folder.weights
     if origin.is_merged:
         weights = ensure_merged(run.folder, origin.base.path)
@@ -88,9 +95,27 @@ def check_reproduced(found: Reproduction) -> None:
         raise NotReproducedError(found.line)
 
 
-def _train(workplace: Path, pinned: TrainingSpec, base: ResolvedBase, export: Export) -> Run:
+def _start(home: Home, origin: Origin) -> RegisteredModel | None:
+    """The model that the run went on from, as this home has it; None where that was the base."""
+    pinned = origin.spec.start
+    if pinned is None:
+        return None
+    try:
+        found = Registry(home.root, origin.base).get(pinned.name, pull=False)
+    except RegistryError:
+        found = None
+    if found is None or found.ref != pinned.model:
+        raise OriginError(
+            f"{origin.name} went on from {pinned.name}, which this home does not have as it was: "
+            "pull that model first, or reproduce this one where it was trained."
+        )
+    return found
+
+
+def _train(workplace: Path, origin: Origin, export: Export, start: RegisteredModel | None) -> Run:
+    base = origin.base
     spec = replace(
-        pinned,
+        origin.spec,
         base=base.ref,
         base_path=base.path.absolute(),
         where="here",
@@ -98,7 +123,7 @@ def _train(workplace: Path, pinned: TrainingSpec, base: ResolvedBase, export: Ex
         versions=package_versions(),
     )
     runs = Runs(workplace)
-    run = runs.start_as(spec, export)
+    run = runs.start_as(spec, export, start)
     try:
         watch_run(runs, run.id)
     except KeyboardInterrupt:
