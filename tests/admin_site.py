@@ -103,11 +103,15 @@ class AdminSite:
         self.provider.stop()
 
     def snapshot(self) -> dict[str, str]:
-        """Every file of the home by its content, the journal's by its rows."""
+        """Every file of the home by its content, the journal's by its rows.
+
+        But for the log of the process that answers in the Compare tab: anybody may ask there.
+        """
+        passed_over = (self.home.journal.name, "comparer.log")
         found = {
             str(file.relative_to(self.home.root)): hashlib.sha256(file.read_bytes()).hexdigest()
             for file in sorted(self.home.root.rglob("*"))
-            if file.is_file() and not file.name.startswith(self.home.journal.name)
+            if file.is_file() and not file.name.startswith(passed_over)
         }
         with closing(sqlite3.connect(f"file:{self.home.journal}?mode=ro", uri=True)) as journal:
             rows = "\n".join(journal.iterdump())

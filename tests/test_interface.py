@@ -32,7 +32,7 @@ def next_pair(voter: httpx.Client) -> dict[str, object]:
 def test_health(voted_app: RunningApp) -> None:
     health = voted_app.health()
     promised = {"status", "pairs_ready", "argilla", "undelivered", "base_model"}
-    assert set(health) == promised | {"sampling"}
+    assert set(health) == promised | {"sampling", "trouble"}
     assert health["status"] == "ok"
     assert health["argilla"] in ("ready", "starting", "unreachable")
     assert isinstance(health["pairs_ready"], int)
