@@ -1,6 +1,7 @@
 """Fixtures shared by every test file."""
 
 import gc
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ from hub_double import hub_double_fixture  # noqa: F401
 from running_app import voted_app  # noqa: F401
 
 from tests.trainer_fixture import make_trainer, tiny_export, tiny_folder  # noqa: F401
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in a shell's background: it is inherited, and no command under test would hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
