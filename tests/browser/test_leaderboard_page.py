@@ -22,6 +22,10 @@ AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 RUN_AXE = """async (within) => (await axe.run(within, { resultTypes: ['violations'] })).violations
   .filter(({ impact }) => ['serious', 'critical'].includes(impact))
   .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html.slice(0, 160)}`))"""
+TOO_LONG = """(cells) => cells.map((cell) => {
+  cell.textContent = 'dpo-20261128-0341-7d57';
+  return cell.scrollWidth - cell.clientWidth;
+}).filter((over) => over > 0)"""
 LOOKS = [(size, scheme) for size in (DESKTOP, PHONE) for scheme in ("light", "dark")]
 
 
@@ -49,6 +53,9 @@ def check_looks(page: Page, within: str) -> None:
         page.add_script_tag(path=AXE)
     assert page.evaluate(RUN_AXE, within) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # A run's whole name breaks where it is too long, and never lies over the next column.
+    names = page.locator(f"{within} .vta-table tbody th")
+    assert names.evaluate_all(TOO_LONG) == []
 
 
 def test_voters_see_each_state_of_a_model_in_words_and_nothing_of_an_open_comparison(
