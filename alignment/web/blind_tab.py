@@ -16,9 +16,10 @@ from alignment.web.compare_parts import (
     WRITES,
     UnderWay,
     build_diff_switch,
+    build_prompt_box,
 )
 from alignment.web.compare_view import draw_answers, draw_status
-from annotation.asking import MAX_PROMPT_CHARACTERS, Answer, Answered, Draft, Unanswered
+from annotation.asking import Answer, Answered, Draft, Unanswered
 from annotation.faults import Fault
 from annotation.schema import Choice
 from annotation.trying import BlindTries
@@ -139,15 +140,7 @@ def draw_blind(handlers: BlindHandlers, why: str) -> None:
     if why:
         gr.Markdown(why, elem_id="blind-empty")
         return
-    prompt = gr.Textbox(
-        label="Prompt",
-        placeholder="What is the opposite of hot?",
-        lines=2,
-        max_lines=8,
-        max_length=MAX_PROMPT_CHARACTERS,
-        interactive=True,
-        elem_id="blind-prompt",
-    )
+    prompt = build_prompt_box("blind-prompt")
     with gr.Row():
         ask = gr.Button("Ask both", variant="primary", elem_id="blind-ask")
         stop = gr.Button("Stop", elem_id="blind-stop")

@@ -1,4 +1,4 @@
-"""What the three parts of the Compare tab share: the switch, Stop, and what is said meanwhile."""
+"""What the parts of the Compare tab share: prompt box, switch, Stop, and what is said meanwhile."""
 
 import threading
 from collections import OrderedDict
@@ -9,7 +9,16 @@ from typing import Any
 import gradio as gr
 
 from alignment.web.compare_view import draw_answers, draw_status
-from annotation.asking import STOPPED, Answer, Asking, Draft, Line, Shown, Unanswered
+from annotation.asking import (
+    MAX_PROMPT_CHARACTERS,
+    STOPPED,
+    Answer,
+    Asking,
+    Draft,
+    Line,
+    Shown,
+    Unanswered,
+)
 
 WAITS = "Waiting for its turn: one question is answered at a time, and the first loads the model…"
 WRITES = "Both answers are being written…"
@@ -84,6 +93,18 @@ def says_of(line: Line) -> str:
     if isinstance(line, Unanswered):
         return draw_status(line.why)
     return draw_status(WRITES if isinstance(line, Draft) else DONE)
+
+
+def build_prompt_box(elem_id: str) -> gr.Textbox:
+    return gr.Textbox(
+        label="Prompt",
+        placeholder="What is the opposite of hot?",
+        lines=2,
+        max_lines=8,
+        max_length=MAX_PROMPT_CHARACTERS,
+        interactive=True,
+        elem_id=elem_id,
+    )
 
 
 def build_diff_switch() -> None:

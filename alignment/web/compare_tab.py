@@ -20,11 +20,12 @@ from alignment.web.compare_parts import (
     UnderWay,
     answers_of,
     build_diff_switch,
+    build_prompt_box,
     watch_answers,
 )
 from alignment.web.compare_view import draw_status
 from alignment.web.comparison import SEEDS, Comparison
-from annotation.asking import MAX_PROMPT_CHARACTERS, Answer, Unanswered
+from annotation.asking import Answer, Unanswered
 from annotation.faults import Fault
 
 OPEN, BLIND, MINE = "Two models", "Blind, then vote", "My prompts, before and after"
@@ -139,15 +140,7 @@ def _draw_open(handlers: OpenHandlers, offered: tuple[tuple[str, str], ...]) -> 
     gr.Markdown("Ask two models the same thing with the same seed.")
     if len(offered) == 1:
         gr.Markdown(ONE_MODEL, elem_id="compare-empty")
-    prompt = gr.Textbox(
-        label="Prompt",
-        placeholder="What is the opposite of hot?",
-        lines=2,
-        max_lines=8,
-        max_length=MAX_PROMPT_CHARACTERS,
-        interactive=True,
-        elem_id="compare-prompt",
-    )
+    prompt = build_prompt_box("compare-prompt")
     with gr.Row():
         left, right = (
             gr.Dropdown(

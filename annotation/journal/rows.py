@@ -7,6 +7,7 @@ Refuses a file that a newer Votetune wrote, and text that is not valid Unicode. 
 import json
 import os
 import sqlite3
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,11 +76,10 @@ def open_writer(path: Path) -> sqlite3.Connection:
     except OSError as error:
         raise JournalError(f"The journal {path} can't be written: {error.strerror}.") from error
     connection = connect(path)
-    try:
+    with ExitStack() as unless_made:
+        unless_made.callback(connection.close)
         _prepare(connection, path)
-    except BaseException:
-        connection.close()
-        raise
+        unless_made.pop_all()
     return connection
 
 
@@ -88,15 +88,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise JournalError(f"There is no journal at {path}: start the app once to make it.")
     connection = connect(path)
-    try:
+    with ExitStack() as unless_ready:
+        unless_ready.callback(connection.close)
         if _version(connection, path) < SCHEMA_VERSION:
             raise JournalError(
                 f"{path} is not a journal of this Votetune: start the app to make or renew it."
             )
         connection.execute("PRAGMA query_only = ON")
-    except BaseException:
-        connection.close()
-        raise
+        unless_ready.pop_all()
     return connection
 
 
