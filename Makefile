@@ -2,7 +2,8 @@
 #   make run    start the app on http://127.0.0.1:7860
 #   make test   run every test (finds Chromium or installs it)
 #   make lint   ruff and mypy
-#   make bench  the slow measurements that the README reports
+#   make bench  Votetune against what people would use instead, one table
+#   make figures  the other slow measurements that the README reports
 
 SHELL := /bin/bash
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 TEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run test lint bench chromium clean
+.PHONY: run test lint bench figures chromium clean
 
 run: $(VENV)/.installed
 	@$(BIN)/python app.py
@@ -24,6 +25,9 @@ lint: $(VENV)/.installed-tests
 	@$(BIN)/mypy
 
 bench: $(VENV)/.installed-tests chromium
+	@$(BIN)/python -m tests.benchmarks.peers
+
+figures: $(VENV)/.installed-tests chromium
 	@$(BIN)/python -m tests.benchmarks
 
 chromium: $(VENV)/.installed-tests

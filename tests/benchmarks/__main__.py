@@ -1,4 +1,4 @@
-"""The measurements that the README reports, one after the other: `make bench`."""
+"""The measurements that the README reports, one after the other: `make figures`."""
 
 import subprocess
 import sys
