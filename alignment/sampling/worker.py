@@ -23,6 +23,7 @@ from alignment.sampling.zero_gpu import Lending
 from annotation.children import lower_priority
 from annotation.faults import Fault, Unaskable
 from annotation.prompts import one_line
+from annotation.quick_imports import uncollected
 from annotation.schema import Message, ModelRef, Prompt, Sampling
 
 NICENESS = 10
@@ -90,9 +91,6 @@ def _read_ahead(stream: TextIO) -> "queue.SimpleQueue[str]":
 def _build(
     hello: dict[str, Any], weights_path: Callable[[ModelRef], Path | None]
 ) -> LocalGenerator:
-    import torch
-
-    torch.set_num_threads(int(hello["threads"]))
     base = ResolvedBase(
         ref=ModelRef(**hello["base"]),
         path=Path(hello["path"]),
@@ -100,14 +98,31 @@ def _build(
         notice=None,
     )
     generator = LocalGenerator(base, weights_path=weights_path, device=hello["device"])
-    try:
-        generator.load()
-    except Fault as error:
-        # Each request meets the same fault and is told.
-        _log.error("%s", error)
-    else:
-        _log.info("process %d speaks %s from %s", os.getpid(), base.ref.label, base.path)
+    with uncollected():
+        import torch
+
+        _leave_out_scipy()
+        torch.set_num_threads(int(hello["threads"]))
+        try:
+            generator.load()
+        except Fault as error:
+            # Each request meets the same fault and is told.
+            _log.error("%s", error)
+        else:
+            _log.info("process %d speaks %s from %s", os.getpid(), base.ref.label, base.path)
     return generator
+
+
+def _leave_out_scipy() -> None:
+    """Tell transformers, which wants it for the losses of object detectors, that it is not there.
+
+    Its import takes 0.3 s from a voter who waits for a first pair.
+    """
+    from transformers import utils
+    from transformers.utils import import_utils
+
+    for module in (utils, import_utils):
+        module.is_scipy_available = lambda: False
 
 
 def _follow(

@@ -1,4 +1,8 @@
-"""Serving a home: one app a home, its port, its end by a signal, and what it prints at start."""
+"""Serving a home: one app a home, its port, its end by a signal, and what it prints at start.
+
+Owns the order of a start too: the first pair and the page are what somebody waits for, so the
+sampler's process is spawned before Gradio is imported here, and Argilla's once the page answers.
+"""
 
 import logging
 import signal
@@ -7,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+import fastapi
 import uvicorn
 
 from alignment.settings import AlignmentSettings
@@ -18,11 +23,11 @@ from alignment.web.admin_doors import (
     TokenDoor,
     load_admin_token,
 )
-from alignment.web.pages import build_app
 from alignment.web.site import Site
 from annotation.gold import load_gold
 from annotation.home import Home, HomeError, HomeLock, running_app
 from annotation.prompts import load_prompts
+from annotation.quick_imports import uncollected, without_gradio_stubs
 from annotation.settings import AnnotationSettings, check_sign_in
 
 log = logging.getLogger(__name__)
@@ -62,7 +67,7 @@ def serve_app(
             site.start()
             door = build_door(site)
             config = uvicorn.Config(
-                build_app(site, door),
+                _build_app(site, door),
                 log_level="warning",
                 access_log=False,
                 proxy_headers=False,
@@ -76,6 +81,7 @@ def serve_app(
             def on_ready() -> None:
                 lock.announce(url)
                 _greet(site, url, door)
+                site.start_argilla()
 
             server = _Server(config, on_ready)
             site.leave = server.leave
@@ -89,6 +95,15 @@ def serve_app(
     finally:
         lock.release()
         listener.close()
+
+
+def _build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
+    """The pages of `site`. Only here is Gradio imported: the sampler loads its model meanwhile."""
+    without_gradio_stubs()
+    with uncollected():
+        from alignment.web.pages import build_app
+
+        return build_app(site, door)
 
 
 class _Server(uvicorn.Server):

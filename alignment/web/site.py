@@ -8,7 +8,7 @@ the pages are `pages`'s, and `serve` serves them.
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from alignment.audit import AuditLog
 from alignment.base import resolve_base
@@ -46,7 +46,9 @@ from annotation.voting import Voting
 from annotation.web.routes import Health
 from annotation.web.sessions import Sessions
 from annotation.web.sign_in import Provider
-from annotation.web.tab import VotePage
+
+if TYPE_CHECKING:
+    from annotation.web.tab import VotePage
 
 log = logging.getLogger(__name__)
 
@@ -248,9 +250,9 @@ class Site:
         return ArgillaConnection(url, key, settings.argilla_workspace, settings.argilla_dataset)
 
     def start(self) -> None:
-        """Pairs first, then Argilla: voting begins before Argilla is up.
+        """Pairs first; Argilla waits for `start_argilla`, which must not take a core from them.
 
-        Both wait for a backup that has to be restored: what is read back comes on top of it.
+        Pairs and votes wait for a backup that has to be restored: what is read back is on top.
         """
         self.sampler.start()
         self._closing.callback(self.comparer.stop)
@@ -262,7 +264,6 @@ class Site:
             self._closing.callback(self.comparisons.stop)
         self._closing.callback(self.sampler.stop)
         if self.embedded is not None:
-            self.embedded.start()
             self._closing.callback(self.embedded.stop)
         self._closing.callback(self.sync.stop)
         if self.warm is not None:
@@ -275,6 +276,11 @@ class Site:
             # Stopped first of all: its last sync must not wait for what is slow to end.
             self._closing.callback(self.backup.stop)
             self.backup.start()
+
+    def start_argilla(self) -> None:
+        """For when the page answers: voting begins before Argilla is up."""
+        if self.embedded is not None:
+            self.embedded.start()
 
     def _open(self) -> None:
         self.pool.start()
@@ -313,7 +319,10 @@ class Site:
         return " ".join(text for text in said if text) or None
 
     @property
-    def vote_page(self) -> VotePage:
+    def vote_page(self) -> "VotePage":
+        # Only when the page is built: Gradio's import must not keep `start` from its turn.
+        from annotation.web.tab import VotePage
+
         settings = self._annotation
         return VotePage(self.notice, settings.own_prompts, settings.data_licence)
 

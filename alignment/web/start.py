@@ -8,6 +8,7 @@ import sys
 from alignment.settings import AlignmentSettings
 from alignment.web.setup_page import serve_setup_page
 from annotation.faults import Fault
+from annotation.quick_imports import uncollected
 from annotation.settings import AnnotationSettings, SpaceEnvironment, load_settings
 from annotation.space_needs import space_needs
 
@@ -22,7 +23,8 @@ def start_app(*, synthetic: bool) -> None:
     try:
         annotation, alignment = load_settings(AnnotationSettings), load_settings(AlignmentSettings)
         # Only now: gradio reads some of the same variables at import, and fails without a word.
-        from alignment.web.serve import serve_app
+        with uncollected():
+            from alignment.web.serve import serve_app
 
         serve_app(annotation, alignment, synthetic=synthetic)
     except Fault as fault:

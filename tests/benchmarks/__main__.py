@@ -11,12 +11,10 @@ from tests.benchmarks import (
     bench_kill,
     bench_mixed,
     bench_ratings,
-    bench_start,
     bench_voters,
     bench_votes,
 )
 
-bench_start.main()
 bench_votes.main([])
 bench_issue.main()
 bench_kill.main([])
