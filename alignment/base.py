@@ -67,6 +67,10 @@ class ResolvedBase:
     is_starter: bool
     notice: str | None
 
+    def weights_bytes(self) -> int:
+        """What the weights take on disk, and about what each process that loads them takes."""
+        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
 
 @dataclass(frozen=True, slots=True)
 class _Binding:

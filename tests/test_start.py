@@ -42,13 +42,15 @@ def test_the_pages_bring_no_library_of_models_into_the_app() -> None:
     assert loaded & NEVER_IN_THE_APP <= {"pandas"}
 
 
+@pytest.mark.parametrize("patient", [False, True])
 def test_the_samplers_process_imports_nothing_of_adapters_training_or_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool
 ) -> None:
+    """But what compares models has PEFT before anybody asks for an adapter."""
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     log = tmp_path / "sampler.log"
     base = resolve_base(AlignmentSettings(base_model="starter"), tmp_path, has_votes=False)
-    sampler = SamplerProcess(base, weights_path=lambda _: None, log=log)
+    sampler = SamplerProcess(base, weights_path=lambda _: None, log=log, patient=patient)
     try:
         asked = starter_prompts()[:1]
         [answers] = sampler.sample(
@@ -57,9 +59,10 @@ def test_the_samplers_process_imports_nothing_of_adapters_training_or_tables(
     finally:
         sampler.stop()
     assert len(answers) == 2
-    imported = set(re.findall(r"\| +(\S+)$", log.read_text(), re.MULTILINE))
+    imported = set(re.findall(r"\| +(\w+)\.?\S*$", log.read_text(), re.MULTILINE))
     assert {"torch", "transformers"} <= imported
-    assert not imported & {"peft", "trl", "datasets", "pandas", "sklearn", "scipy", "gradio"}
+    assert ("peft" in imported) is patient
+    assert not imported & {"trl", "datasets", "pandas", "scipy", "gradio"}
 
 
 def test_gradio_is_imported_without_touching_its_stubs_and_has_all_its_events() -> None:
@@ -85,6 +88,30 @@ def test_the_collector_runs_again_after_imports_even_where_one_failed() -> None:
         assert not gc.isenabled()
         __import__("votetune_has_no_such_module")
     assert gc.isenabled()
+
+
+def test_a_run_has_what_answers_people_started_where_memory_is_ample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = AnnotationSettings(votetune_home=tmp_path / "home", argilla_api_url=None)
+    alignment = AlignmentSettings(base_model="starter", warm_trainer=True)
+    site = Site(settings, alignment, None, [], synthetic=False)
+    assert site.warm is not None
+    assert isinstance(site.comparer, SamplerProcess)
+    try:
+        enough = 10 * site.base.weights_bytes()
+        monkeypatch.setattr("alignment.web.site.free_memory_bytes", lambda: enough - 1)
+        site.warm.on_taken()
+        assert site.comparer.pid is None
+        monkeypatch.setattr("alignment.web.site.free_memory_bytes", lambda: enough)
+        site.warm.on_taken()
+        assert site.comparer.pid is not None
+    finally:
+        site.comparer.stop()
+        site.stop()
+    # An app that ends meanwhile fails no run.
+    site.warm.on_taken()
+    assert site.comparer.pid is None
 
 
 def test_argilla_waits_for_its_turn_after_the_page(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from alignment.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tunin
 from alignment.run_store import RunError, RunFolder
 from alignment.training import trainers
 from alignment.training.data import TokenizedPair
-from alignment.training.hardware import wants_checkpointing
+from alignment.training.hardware import settle_threads, wants_checkpointing
 from alignment.training.weights import save_weights
 from annotation.export import Export, copy_export, load_examples
 from tests.preferences import export_of, tiny_base
@@ -502,3 +502,14 @@ if Path("/dev/nvidiactl").exists():  # Only a machine with a GPU can run it; no 
         cpu, cpu_bf16, on_cpu = losses_in_a_child(folder, CUDA_VISIBLE_DEVICES="")
         assert (gpu, gpu_bf16, cpu, cpu_bf16) == ("cuda", True, "cpu", False)
         assert on_gpu == pytest.approx(on_cpu, rel=BF16_TOLERANCE)
+
+
+@pytest.mark.parametrize(("parameters", "threads"), [(1_999_999, 1), (2_000_000, 2)])
+def test_only_a_tiny_model_is_kept_to_one_thread(parameters: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        settle_threads(parameters)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

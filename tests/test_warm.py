@@ -89,6 +89,25 @@ def test_a_run_takes_the_warm_process_and_outlives_the_app_in_it(
     assert "training from step 0" in log
 
 
+def test_whoever_wants_to_know_is_told_that_a_run_has_taken_it_and_of_no_cold_run(
+    tmp_path: Path, base: ResolvedBase, export: Export
+) -> None:
+    told: list[str] = []
+    worker = WarmWorker(lambda: True, lambda: told.append("taken"))
+    runs = Runs(tmp_path, {"here": Here(worker)})
+    cold = runs.start(TrainingOptions("dpo", steps=1000), base=base, export=export)
+    runs.cancel(cold.id)
+    assert told == []
+    worker.start()
+    try:
+        waiting(worker)
+        run = runs.start(TrainingOptions("dpo", steps=1000), base=base, export=export)
+        assert told == ["taken"]
+        runs.cancel(run.id)
+    finally:
+        worker.stop()
+
+
 def test_the_next_process_is_warmed_after_the_run_has_ended(
     tmp_path: Path, warm: WarmWorker, base: ResolvedBase, export: Export
 ) -> None:

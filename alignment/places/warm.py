@@ -22,6 +22,7 @@ import psutil
 from alignment.places.child import ROOT, child_environment, lower_priority, reap
 from alignment.places.place import Handle
 from alignment.run_store import RunFolder
+from annotation.quick_imports import uncollected
 
 POLL_S = 0.5
 ANSWER_S = 2.0
@@ -46,10 +47,14 @@ class WarmWorker:
     """Keeps one child warm from `start` on, and again after each run that took it.
 
     `may_start` is asked before a child is started: an app has better things to do at first.
+    `on_taken` is told that a run has one, and must return at once and raise nothing.
     """
 
-    def __init__(self, may_start: Callable[[], bool]) -> None:
+    def __init__(
+        self, may_start: Callable[[], bool], on_taken: Callable[[], None] = lambda: None
+    ) -> None:
         self._may_start = may_start
+        self.on_taken = on_taken
         self._holding = threading.Lock()
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
@@ -83,6 +88,7 @@ class WarmWorker:
             self._taken = True
             _close_pipes(child)
             reap(child)
+            self.on_taken()
             return Handle(child.pid, started)
 
     def stop(self) -> None:
@@ -165,8 +171,9 @@ def main() -> int:
     waiting = threading.Thread(target=lambda: given.append(_wait_for_run()), daemon=True)
     waiting.start()
     try:
-        for name in LIBRARIES:
-            importlib.import_module(name)
+        with uncollected():
+            for name in LIBRARIES:
+                importlib.import_module(name)
     except Exception:  # noqa: BLE001 -- the run meets it again, and reports it in its folder
         traceback.print_exc()
     waiting.join()

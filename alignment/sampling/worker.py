@@ -5,6 +5,7 @@ line on standard output. Logs go to standard error. It keeps no state beyond the
 computes politely (nice 10) and dies with its parent.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -27,6 +28,13 @@ from annotation.quick_imports import uncollected
 from annotation.schema import Message, ModelRef, Prompt, Sampling
 
 NICENESS = 10
+LIBRARIES = (
+    "torch",
+    "transformers.modeling_utils",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
 Reply = dict[str, object]
 _log = logging.getLogger("alignment.sampling.worker")
 
@@ -98,19 +106,29 @@ def _build(
         notice=None,
     )
     generator = LocalGenerator(base, weights_path=weights_path, device=hello["device"])
-    with uncollected():
-        import torch
+    _import_libraries()
+    import torch
 
-        _leave_out_scipy()
-        torch.set_num_threads(int(hello["threads"]))
-        try:
-            generator.load()
-        except Fault as error:
-            # Each request meets the same fault and is told.
-            _log.error("%s", error)
-        else:
-            _log.info("process %d speaks %s from %s", os.getpid(), base.ref.label, base.path)
+    torch.set_num_threads(int(hello["threads"]))
+    try:
+        generator.load()
+    except Fault as error:
+        # Each request meets the same fault and is told.
+        _log.error("%s", error)
+    else:
+        _log.info("process %d speaks %s from %s", os.getpid(), base.ref.label, base.path)
+    if hello["patient"]:
+        # People compare models with it, and the first adapter would wait for this import.
+        importlib.import_module("peft")
     return generator
+
+
+def _import_libraries() -> None:
+    """What loading a model imports, and no model: that must stay collectable."""
+    with uncollected():
+        _leave_out_scipy()
+        for name in LIBRARIES:
+            importlib.import_module(name)
 
 
 def _leave_out_scipy() -> None:

@@ -14,7 +14,12 @@ from alignment.checks.base_checks import check_base
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair
-from alignment.training.hardware import split_batch, trains_in_bf16, wants_checkpointing
+from alignment.training.hardware import (
+    settle_threads,
+    split_batch,
+    trains_in_bf16,
+    wants_checkpointing,
+)
 from alignment.training.losses import (
     IGNORED,
     completion_nll,
@@ -71,6 +76,7 @@ def _trainer(
     """A trainer of the base on `train_rows`; without `lasting` it saves and tracks nothing."""
     start = starting_point(folder, spec)
     parameters = start["model"].num_parameters()
+    settle_threads(parameters)
     trainer_class, config = _method(spec, folder.checkpoints, parameters, lasting=lasting)
     shared = folder.checkpoints / ("rows-train" if lasting else "rows-sift")
     more: dict[str, Any] = {}

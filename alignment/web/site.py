@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from alignment.audit import AuditLog
 from alignment.base import resolve_base
 from alignment.contest.contest import Contest, GateWatch
-from alignment.generation import SamplerProcess
+from alignment.estimate import free_memory_bytes
+from alignment.generation import GenerationError, SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
 from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
@@ -56,6 +57,8 @@ FORGETS = (
     "Votes are kept on this Space's own disk only and vanish when it restarts: "
     "its owner can set VOTES_REPO, or ARGILLA_API_URL and ARGILLA_API_KEY, to keep them."
 )
+SMALL_FOR = 10
+"""A base so many times smaller than free memory is loaded before anybody asks it."""
 BASE_NOTE = "base"
 """The journal's note of the base that its waiting pairs were sampled from."""
 
@@ -85,7 +88,9 @@ class Site:
         self._closing.callback(self.journal.close)
         note_licence(self.journal, annotation.data_licence)
         self._retire_pairs_of_another_base()
-        self.warm = WarmWorker(self._may_warm) if alignment.warm_trainer else None
+        self.warm = (
+            WarmWorker(self._may_warm, self._expect_questions) if alignment.warm_trainer else None
+        )
         self.pipeline = Pipeline(self.home, alignment, self.base, self.journal, warm=self.warm)
         if run := self.pipeline.runs.recover():
             log.warning("run %s was interrupted and goes on", run.id)
@@ -308,6 +313,16 @@ class Site:
     def _may_warm(self) -> bool:
         # Voters come first: its imports would take a core from the first pairs, and from Argilla.
         return self.pairs_ready() > 0 and self.argilla_state() != "starting"
+
+    def _expect_questions(self) -> None:
+        """A run has begun, so its model will be asked: what answers people loads meanwhile."""
+        # Not where that might take memory that the run counts on.
+        if SMALL_FOR * self.base.weights_bytes() > free_memory_bytes():
+            return
+        try:
+            self.comparer.start()
+        except (GenerationError, OSError) as error:
+            log.warning("what answers people starts when they ask: %s", error)
 
     def stop(self) -> None:
         self._closing.close()

@@ -5,7 +5,6 @@ import sys
 
 from tests.benchmarks import (
     bench_alignment,
-    bench_click,
     bench_gate,
     bench_issue,
     bench_kill,
@@ -21,7 +20,6 @@ bench_kill.main([])
 bench_voters.main([])
 bench_gate.main()
 bench_ratings.main()
-bench_click.main([])
 subprocess.run([sys.executable, "tests/browser/measure_vote_page.py"], check=True)
 bench_alignment.main([])
 bench_mixed.main([])
