@@ -10,7 +10,10 @@ from safetensors.numpy import save_file
 
 from alignment.recipes import Loss, Method, Recipe, TrainingSpec
 from alignment.run_store import FinalMetrics, RunFolder, RunState, Status
-from annotation.export import ExportCounts, PreparedExport, write_export
+from annotation.consent import DEFAULT_LICENCE
+from annotation.export import ExportCounts, sha256_of_votes, write_about
+from annotation.export_pass import Contents
+from annotation.quality.votes_meter import VotesMeter
 from annotation.schema import ModelRef
 
 AT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -78,7 +81,10 @@ def write_run(
         conflicts=1,
         eval_left_out=2,
     )
-    write_export(PreparedExport((), counts, b"", "d" * 64), folder.dataset)
+    folder.dataset.mkdir()
+    (folder.dataset / "train.jsonl").touch()
+    no_votes = (sha256_of_votes(()), VotesMeter().measured(), {}, (DEFAULT_LICENCE,))
+    write_about(Contents(counts, "d" * 64, *no_votes), folder.dataset)
     folder.write_spec(
         TrainingSpec(
             method=method,

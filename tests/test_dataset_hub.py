@@ -22,7 +22,7 @@ from alignment.recipes import TrainingOptions
 from alignment.runs import Runs
 from alignment.settings import AlignmentSettings
 from annotation.consent import note_licence
-from annotation.export import Export, export_to_home, prepare_export, sha256_of_votes, votes_behind
+from annotation.export import Export, export_to_home, live_votes, sha256_of_votes, votes_behind
 from annotation.export_card import describe_alpha
 from annotation.home import Home
 from annotation.hub.dataset import (
@@ -347,7 +347,7 @@ def test_other_votes_are_another_dataset(
 def test_the_votes_behind_an_export_are_found_again(
     journal: Journal, export: Export, home: Path
 ) -> None:
-    assert sha256_of_votes(prepare_export(journal).votes) == export.votes_sha256
+    assert sha256_of_votes(live_votes(journal)) == export.votes_sha256
     journal.add_vote(vote_of("p1", Choice.A, "v7", created_at=later())).result(10)
     found = votes_behind(journal, export)
     assert found is not None

@@ -329,7 +329,7 @@ def test_votes_for_the_side_seen_first(to_a: int, votes: int, level: str) -> Non
     cast = [
         Vote(f"{n}", f"pair-{n}", "v", A if n < to_a else B, n % 2 == 0, WHEN) for n in range(votes)
     ]
-    empty = PreparedExport((), ExportCounts(votes, 1, 0, votes, 0, 0, 0, 0, votes), b"", "")
+    empty = PreparedExport((), ExportCounts(votes, 1, 0, votes, 0, 0, 0, 0, votes), "")
     (finding,) = [f for f in check_votes(Material(empty, cast, 20)) if f.kind == "side"]
     assert (finding.level, finding.value) == (level, to_a / votes)
     if to_a == 65:
@@ -356,7 +356,7 @@ def test_flagged_voters_who_are_still_in_are_named_before_a_run(
         Vote(f"{n}", f"pair-{n}", "left" if n < by_suspect else "ann", A, False, WHEN)
         for n in range(100)
     ]
-    empty = PreparedExport((), ExportCounts(100, 2, 0, 100, 0, 0, 0, 0, 100), b"", "")
+    empty = PreparedExport((), ExportCounts(100, 2, 0, 100, 0, 0, 0, 0, 100), "")
     pressed = VoterHealth(
         voter="left",
         votes=by_suspect,

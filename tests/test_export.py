@@ -208,7 +208,6 @@ def test_ties_both_bad_and_even_splits_are_counted_and_never_preferred(
     one_pair(journal, *choices)
     prepared = prepare_export(journal)
     assert prepared.examples == ()
-    assert prepared.train_jsonl == b""
     fates = {name: getattr(prepared.counts, name) for name in ("ties", "both_bad", "conflicts")}
     assert fates == {"ties": 0, "both_bad": 0, "conflicts": 0} | {fate: 1}
 

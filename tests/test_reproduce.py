@@ -30,7 +30,7 @@ from alignment.registry import Registry
 from alignment.run_store import RunFolder, RunState
 from alignment.settings import AlignmentSettings
 from alignment.trace import TraceError, trace_model
-from annotation.export import prepare_export, sha256_of_votes
+from annotation.export import live_votes, sha256_of_votes
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Sampling, Vote
@@ -132,7 +132,7 @@ def test_the_way_from_a_leaderboard_row_to_the_votes_is_walked_by_hash(
     assert links[1].hash == files["adapter_model.safetensors"].sha256
     assert links[2].hash == lineage["spec_sha256"]
     assert links[3].hash == dataset["train.jsonl"].sha256 == lineage["dataset_sha256"]
-    assert links[4].hash == sha256_of_votes(prepare_export(trained.journal).votes)
+    assert links[4].hash == sha256_of_votes(live_votes(trained.journal))
     assert links[3].where == f"ada/votes@{lineage['dataset_commit']}"
     assert links[4].where == "in this home, as they were"
     told = to_text(links).splitlines()

@@ -16,7 +16,7 @@ from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.backup.journal_backup import BackupReader
 from annotation.comparing import ComparisonPool
-from annotation.export import prepare_export
+from annotation.export import count_export
 from annotation.export_card import ExportCounts
 from annotation.home import Home, running_app
 from annotation.sampling import PairPool
@@ -113,7 +113,7 @@ def load_status(settings: AnnotationSettings) -> HomeStatus:
     if home.journal.exists():
         with open_reader(home) as journal:
             pairs = sum(journal.pairs_per_prompt().values())
-            counts, undelivered = prepare_export(journal).counts, journal.undelivered_count()
+            counts, undelivered = count_export(journal), journal.undelivered_count()
             comparisons = journal.comparison_votes()
             if running:
                 notes = (PairPool.ERROR_NOTE, ComparisonPool.ERROR_NOTE)

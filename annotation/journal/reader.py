@@ -6,8 +6,10 @@ Owns its own connections, handed from thread to thread. Writes nothing.
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from annotation.journal.rows import (
@@ -78,6 +80,22 @@ class JournalReader:
             {"every": include_superseded, "voter": voter},
         )
         return [vote_from_row(row) for row in rows]
+
+    def pairs_with_votes(self) -> Iterator[tuple[Pair | None, list[Vote]]]:
+        """Every pair with votes that count, no skips, and those votes; in the order of pair ids.
+
+        All of one commit, and one pair at a time: memory stays flat. None for a pair that is gone.
+        """
+        live = "superseded_at IS NULL AND counted AND set_aside IS NULL AND choice <> 'skip'"
+        with self._connection() as connection:
+            # While this is open, all that the connection reads is of the same commit.
+            cursor = connection.execute(f"SELECT * FROM votes WHERE {live} ORDER BY pair_id")  # noqa: S608
+            with closing(cursor):
+                for pair_id, rows in groupby(cursor, key=itemgetter("pair_id")):
+                    votes = [vote_from_row(row) for row in rows]
+                    found = connection.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,))
+                    row = found.fetchone()
+                    yield (pair_from_row(row) if row else None), votes
 
     def receipts(
         self,

@@ -1,7 +1,10 @@
-"""Krippendorff's α by counting alone, with an interval from pairs drawn anew. Pure."""
+"""Krippendorff's α by counting alone, with an interval from pairs drawn anew. Pure.
+
+A pair is five numbers here (`alpha_unit`), so that a million votes need no more room than those.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +15,8 @@ from annotation.schema import Choice, Vote
 DRAWS = 1000
 """Times that the pairs are drawn anew for the interval."""
 _CHUNK = 100
+_DRAWN_AT_ONCE = 5_000_000
+"""Counts of pairs in memory at a time, 8 bytes each, twice."""
 _CHOICES = (Choice.A, Choice.B, Choice.TIE, Choice.BOTH_BAD)
 
 
@@ -28,9 +33,13 @@ def alpha_with_interval(votes: Iterable[Vote]) -> Figure | None:
     for vote in votes:
         by_pair[vote.pair_id][vote.record_choice] += 1
     tallies = [by_pair[pair] for pair in sorted(by_pair) if by_pair[pair].total() > 1]
-    if not tallies:
+    return alpha_of_units(np.array([alpha_unit(tally) for tally in tallies]))
+
+
+def alpha_of_units(units: NDArray[np.float64]) -> Figure | None:
+    """As `alpha_with_interval`, of a row of `alpha_unit` a pair that has two votes, by pair id."""
+    if not len(units):
         return None
-    units = np.array([_unit(tally) for tally in tallies])
     value = float(_alphas(units.sum(axis=0)[None])[0])
     if np.isnan(value):
         return None
@@ -41,18 +50,22 @@ def alpha_with_interval(votes: Iterable[Vote]) -> Figure | None:
     return Figure(value, float(low), float(high), len(units))
 
 
-def _unit(tally: Counter[Choice]) -> list[float]:
+def alpha_unit(tally: Mapping[Choice, int]) -> list[float]:
     """A pair's disagreement, then how often each answer was given, entered both ways round."""
-    n = tally.total()
+    n = sum(tally.values())
     disagreement = 2 * (n * n - sum(c * c for c in tally.values())) / (n - 1)
-    a, b, tie, bad = (tally[choice] for choice in _CHOICES)
+    a, b, tie, bad = (tally.get(choice, 0) for choice in _CHOICES)
     return [disagreement, a + b, a + b, 2 * tie, 2 * bad]
 
 
 def _draw(units: NDArray[np.float64], start: int) -> NDArray[np.float64]:
     draws = np.random.default_rng(start)
-    times = draws.multinomial(len(units), np.full(len(units), 1 / len(units)), size=_CHUNK)
-    return _alphas(times @ units)
+    shares = np.full(len(units), 1 / len(units))
+    # A few at a time where there are many pairs: the same draws, in flat memory.
+    rows = max(1, min(_CHUNK, _DRAWN_AT_ONCE // len(units)))
+    sizes = [min(rows, _CHUNK - done) for done in range(0, _CHUNK, rows)]
+    sums = [draws.multinomial(len(units), shares, size=size) @ units for size in sizes]
+    return _alphas(np.concatenate(sums))
 
 
 def _alphas(sums: NDArray[np.float64]) -> NDArray[np.float64]:

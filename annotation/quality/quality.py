@@ -6,7 +6,7 @@ does is in `voter_health`.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date
 
@@ -227,17 +227,25 @@ def estimate_flip_rate(votes: Iterable[Vote]) -> FlipRate | None:
     resampling pairs and not votes (the sandwich of a ratio), by the delta method; the interval is
     Wilson's for d on as many independent comparisons as give that error, carried over.
     """
-    tallies = decided_votes_by_pair(votes)
-    overlaps = [t for t in tallies.values() if t.total() > 1]
+    tallies = decided_votes_by_pair(votes).values()
+    return flip_rate_of_tallies(Counter((t[Choice.A], t[Choice.B]) for t in tallies))
+
+
+def flip_rate_of_tallies(pairs: Mapping[tuple[int, int], int]) -> FlipRate | None:
+    """As `estimate_flip_rate`, of how many pairs have (a, b) decided votes for their two answers.
+
+    The same in whatever order they come.
+    """
+    overlaps = {(a, b): count for (a, b), count in pairs.items() if a + b > 1}
     if not overlaps:
         return None
-    compared = [math.comb(t.total(), 2) for t in overlaps]
-    differing = [t[Choice.A] * t[Choice.B] for t in overlaps]
-    total, pairs = sum(compared), len(overlaps)
-    d = sum(differing) / total
-    error = _ratio_error(differing, compared)
+    # Differing comparisons and all of them, and the pairs that have so many.
+    compared = [(a * b, math.comb(a + b, 2), count) for (a, b), count in overlaps.items()]
+    total = sum(all_ * count for _, all_, count in compared)
+    d = sum(differing * count for differing, _, count in compared) / total
+    error = _ratio_error(compared)
     # No spread seen, all alike or a single pair: then a pair is one comparison, at the most.
-    effective = min(total, d * (1 - d) / error**2) if error > 0 else float(pairs)
+    effective = min(total, d * (1 - d) / error**2) if error > 0 else float(sum(overlaps.values()))
     low, high = wilson_interval(d, effective)
     slope = math.sqrt(max(0.0, 1 - 2 * d))
     return FlipRate(
@@ -247,8 +255,8 @@ def estimate_flip_rate(votes: Iterable[Vote]) -> FlipRate | None:
         high=_from_disagreement(high),
         disagreement=d,
         compared=total,
-        votes=sum(t.total() for t in overlaps),
-        pairs=pairs,
+        votes=sum((a + b) * count for (a, b), count in overlaps.items()),
+        pairs=sum(overlaps.values()),
         capped=d >= 0.5,
     )
 
@@ -315,13 +323,18 @@ def _from_disagreement(d: float) -> float:
     return (1 - math.sqrt(max(0.0, 1 - 2 * d))) / 2
 
 
-def _ratio_error(counts: Sequence[int], totals: Sequence[int]) -> float:
-    """Standard error of Σ counts / Σ totals when whole items are drawn (linearised ratio)."""
-    n, total = len(counts), sum(totals)
+def _ratio_error(items: Iterable[tuple[int, int, int]]) -> float:
+    """Standard error of Σ counts / Σ totals when whole items are drawn (linearised ratio).
+
+    `items` are a count, a total, and how many items have these two.
+    """
+    items = sorted(items)
+    n = sum(times for _, _, times in items)
+    total = sum(t * times for _, t, times in items)
     if n < 2:
         return 0.0
-    ratio = sum(counts) / total
-    squares = sum((c - ratio * t) ** 2 for c, t in zip(counts, totals, strict=True))
+    ratio = sum(c * times for c, _, times in items) / total
+    squares = math.fsum((c - ratio * t) ** 2 * times for c, t, times in items)
     return math.sqrt(squares * n / (n - 1)) / total
 
 

@@ -1,15 +1,9 @@
-"""What a dataset's card says of its votes: agreement, leans, noise, each with an interval. Pure.
+"""What a dataset's card says of its votes: agreement, leans, noise, each with an interval.
 
-The same votes give the same figures, in whatever order they come. Loads no pandas and no scipy,
-for an export waits for it.
+Owns the types alone; `votes_meter` measures.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-from annotation.quality.quality import estimate_flip_rate, went_to_longer, wilson_interval
-from annotation.schema import Choice, Pair, Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +29,3 @@ class VotesMeasured:
     side_a: Figure | None
     longer: Figure | None
     flip_rate: Figure | None
-
-
-def measure_votes(votes: Iterable[Vote], pairs: Mapping[str, Pair]) -> VotesMeasured:
-    """The figures of `votes`, all of which count, on `pairs` by id."""
-    # Here for its numpy, which commands that only look at these types need not wait for.
-    from annotation.quality.alpha import alpha_with_interval
-
-    votes = list(votes)
-    sides = [v.choice is Choice.A for v in votes if v.choice in (Choice.A, Choice.B)]
-    longer = [went_to_longer(v, pairs[v.pair_id]) for v in votes]
-    flips = estimate_flip_rate(votes)
-    return VotesMeasured(
-        pairs_judged_twice=sum(n > 1 for n in Counter(v.pair_id for v in votes).values()),
-        alpha=alpha_with_interval(votes),
-        side_a=_share(sides),
-        longer=_share([flag for flag in longer if flag is not None]),
-        flip_rate=Figure(flips.rate, flips.low, flips.high, flips.pairs) if flips else None,
-    )
-
-
-def _share(flags: Sequence[bool]) -> Figure | None:
-    if not flags:
-        return None
-    rate = sum(flags) / len(flags)
-    return Figure(rate, *wilson_interval(rate, len(flags)), len(flags))
