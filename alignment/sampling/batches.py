@@ -1,15 +1,18 @@
-"""How a batch is drawn: left-padded, each row with the adapter it asks for, never a global switch.
+"""How rows are drawn: each with the adapter it asks for, by a loop of our own or by `generate`.
 
 Knows one model in memory and its rows. Which weights those are, and the seed, is the caller's.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.sampling.loaded_model import LoadedModel
 from alignment.sampling.token_feed import FeedPart
 from annotation.schema import Sampling
+
+if TYPE_CHECKING:
+    from alignment.sampling.llama import Llama, Lora
 
 MAX_ROWS = 64
 MAX_BATCH_TOKENS = 32_768
@@ -22,6 +25,52 @@ class Row:
     place: int
     ids: list[int]
     adapter: str
+
+
+def draw_rows(
+    loaded: LoadedModel, rows: Sequence[Row], sampling: Sampling, feed: FeedPart | None = None
+) -> Iterator[tuple[Row, list[int]]]:
+    """Each of `rows` with its new ids: its end of turn among them, perhaps padding behind it.
+
+    A `feed` is told the tokens of all rows at each step, so they are drawn at once.
+    """
+    if loaded.llama is not None and (loras := _loras(loaded, loaded.llama, rows)) is not None:
+        yield from zip(rows, _decode_rows(loaded, rows, sampling, loras, feed), strict=True)
+        return
+    batches = [rows] if feed is not None else batches_of(rows, sampling.max_new_tokens)
+    for batch in batches:
+        yield from zip(batch, generate_rows(loaded, batch, sampling, feed), strict=True)
+
+
+def _loras(loaded: LoadedModel, llama: "Llama", rows: Sequence[Row]) -> "dict[str, Lora] | None":
+    """The adapters that `rows` ask for; None where one is not plain LoRA."""
+    names = {row.adapter for row in rows} & set(loaded.adapters.values())
+    loras = {name: llama.lora(loaded.model, name) for name in sorted(names)}
+    found = {name: lora for name, lora in loras.items() if lora is not None}
+    return found if len(found) == len(loras) else None
+
+
+def _decode_rows(
+    loaded: LoadedModel,
+    rows: Sequence[Row],
+    sampling: Sampling,
+    loras: "dict[str, Lora]",
+    feed: FeedPart | None,
+) -> list[list[int]]:
+    from alignment.sampling.decode import Decoding
+
+    assert loaded.llama is not None
+    longest = max(len(row.ids) for row in rows) + sampling.max_new_tokens
+    slots = min(MAX_ROWS, max(1, MAX_BATCH_TOKENS // longest))
+    decoding = Decoding(
+        loaded.llama,
+        rows,
+        sampling,
+        loras=loras,
+        end_ids=loaded.end_ids,
+        slots=slots if feed is None else len(rows),
+    )
+    return decoding.run(feed, loaded.pad_id)
 
 
 def batches_of(rows: Sequence[Row], max_new_tokens: int) -> Iterator[list[Row]]:
@@ -40,7 +89,7 @@ def batches_of(rows: Sequence[Row], max_new_tokens: int) -> Iterator[list[Row]]:
 def generate_rows(
     loaded: LoadedModel, rows: Sequence[Row], sampling: Sampling, feed: FeedPart | None = None
 ) -> list[list[int]]:
-    """New ids of each row, with its end of turn and the padding behind it."""
+    """New ids of each row, with its end of turn and the padding behind it: one padded batch."""
     import torch
 
     width = max(len(row.ids) for row in rows)

@@ -6,11 +6,14 @@ Owns where an answer ends and which prompts are too long. Loads nothing and draw
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment.chat import Tokenizer, UnaskablePrompt, encode_prompt
 from annotation.prompts import clean_text
 from annotation.schema import Finish, ModelRef, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from alignment.sampling.llama import Llama
 
 
 @dataclass(slots=True)
@@ -18,6 +21,7 @@ class LoadedModel:
     """Weights and tokenizer of one base. `model` becomes a PeftModel with its first adapter.
 
     `window` is the longest sequence in tokens; `adapters` are PEFT's names, least used first.
+    `llama` is the base where a decode loop of our own can draw from it, else `generate` does.
     """
 
     tokenizer: Tokenizer
@@ -27,6 +31,7 @@ class LoadedModel:
     end_ids: frozenset[int]
     adapters: OrderedDict[ModelRef, str] = field(default_factory=OrderedDict)
     adapters_ever: int = 0
+    llama: "Llama | None" = None
 
     @property
     def pad_id(self) -> int:

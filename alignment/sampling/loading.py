@@ -48,6 +48,15 @@ def load_model(folder: Path, *, device: str | None, dtype: DType | None) -> Load
     )
 
 
+def load_to_draw(folder: Path, *, device: str | None, dtype: DType | None) -> LoadedModel:
+    """As `load_model`; a Llama on a CPU is made ready for the decode loop that draws from it."""
+    from alignment.sampling.llama import llama_of
+
+    loaded = load_model(folder, device=device, dtype=dtype)
+    loaded.llama = llama_of(loaded.model)
+    return loaded
+
+
 def load_adapter(loaded: LoadedModel, name: str, folder: Path) -> None:
     """The LoRA adapter in `folder` beside the others of `loaded`, as `name` to PEFT.
 
@@ -59,9 +68,11 @@ def load_adapter(loaded: LoadedModel, name: str, folder: Path) -> None:
     if str(config.peft_type.value) != "LORA":
         raise ValueError(f"its type is {config.peft_type.value}")
     config.inference_mode = True
+    # In the type of the base: PEFT would hold adapters of a bf16 base in fp32.
+    as_base = {"autocast_adapter_dtype": False}
     if not isinstance(loaded.model, PeftModel):
-        loaded.model = PeftModel(loaded.model, config, adapter_name=name)
-    found = loaded.model.load_adapter(str(folder), name, torch_device=loaded.device)
+        loaded.model = PeftModel(loaded.model, config, adapter_name=name, **as_base)
+    found = loaded.model.load_adapter(str(folder), name, torch_device=loaded.device, **as_base)
     # PEFT only warns where names differ, and the base would answer under the adapter's name.
     if strangers := [*found.missing_keys, *found.unexpected_keys]:
         raise ValueError(f"{len(strangers)} of its weights fit nowhere, such as {strangers[0]}")
