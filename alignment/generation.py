@@ -16,9 +16,9 @@ from pathlib import Path
 from alignment.base import ResolvedBase
 from alignment.chat import GenerationError, render_chat
 from alignment.hub.tuned import WEIGHTS, tuning_of
-from alignment.sampling.batches import Row, batches_of, generate_rows
+from alignment.sampling.batches import Row, draw_rows
 from alignment.sampling.loaded_model import LoadedModel
-from alignment.sampling.loading import DType, load_adapter, load_errors, load_model
+from alignment.sampling.loading import DType, load_adapter, load_errors, load_to_draw
 from alignment.sampling.sampler_process import SamplerProcess
 from alignment.sampling.token_feed import Count, TokenFeed, count_nothing
 from alignment.sampling.turns import PassOn, draw_in_turns, seeded
@@ -98,12 +98,10 @@ class LocalGenerator:
             batches, asked = self._rows(prompts, weights, sampling)
             with seeded(weights[0][0].device, sampling.seed):
                 for loaded, rows in batches:
-                    for batch in batches_of(rows, sampling.max_new_tokens):
-                        new = generate_rows(loaded, batch, sampling)
-                        for row, ids in zip(batch, new, strict=True):
-                            text, finish = loaded.answer(ids)
-                            prompt, place = divmod(row.place, len(models))
-                            drawn[prompt, place] = Completion(text, models[place], sampling, finish)
+                    for row, ids in draw_rows(loaded, rows, sampling):
+                        text, finish = loaded.answer(ids)
+                        prompt, place = divmod(row.place, len(models))
+                        drawn[prompt, place] = Completion(text, models[place], sampling, finish)
         return [
             [drawn[index, place] for place in range(len(models))] if index in asked else []
             for index in range(len(prompts))
@@ -208,7 +206,7 @@ class LocalGenerator:
         if self._loaded is None:
             base = self._base
             try:
-                self._loaded = load_model(base.path, device=self._device, dtype=self._dtype)
+                self._loaded = load_to_draw(base.path, device=self._device, dtype=self._dtype)
             except load_errors() as error:
                 raise GenerationError(
                     f"Base model {base.ref.label} can't be loaded from {base.path} "
@@ -244,7 +242,7 @@ class LocalGenerator:
             # Modules refer to themselves in circles; their memory is needed now, not later.
             gc.collect()
         try:
-            loaded = load_model(folder, device=self._device, dtype=self._dtype)
+            loaded = load_to_draw(folder, device=self._device, dtype=self._dtype)
         except load_errors() as error:
             raise GenerationError(
                 f"Model {model.label} can't be loaded ({one_line(error)}): train or pull it again."
@@ -281,8 +279,8 @@ def _stream(
 
     def draw(batch: _Batch, pass_on: PassOn) -> list[tuple[int, tuple[str, Finish]]]:
         part = feed.part([row.place for row in batch.rows], batch.loaded, pass_on)
-        drawn = generate_rows(batch.loaded, batch.rows, sampling, part)
-        return [(r.place, batch.loaded.answer(i)) for r, i in zip(batch.rows, drawn, strict=True)]
+        drawn = draw_rows(batch.loaded, batch.rows, sampling, part)
+        return [(row.place, batch.loaded.answer(ids)) for row, ids in drawn]
 
     first = batches[0].loaded
     with seeded(first.device, sampling.seed):

@@ -457,16 +457,21 @@ def test_closing_a_stream_over_several_weights_stops_them_all(mixed: LocalGenera
     assert mixed.sample(PROMPTS, model=FULL[0], sampling=GREEDY, per_prompt=1)
 
 
+@pytest.mark.parametrize("drawn_by", ["generate", "our loop"])
 def test_a_fault_of_one_side_ends_the_stream_in_one_line(
-    mixed: LocalGenerator, monkeypatch: pytest.MonkeyPatch
+    mixed: LocalGenerator, monkeypatch: pytest.MonkeyPatch, drawn_by: str
 ) -> None:
     last(mixed.stream(PROMPTS[0], [REF, FULL[0]], GREEDY))
-    broken = mixed._whole[FULL[0]].model
+    broken = mixed._whole[FULL[0]]
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no room\nleft")
 
-    monkeypatch.setattr(broken, "forward", fail)
+    if drawn_by == "generate":
+        monkeypatch.setattr(broken, "llama", None)
+        monkeypatch.setattr(broken.model, "forward", fail)
+    else:
+        monkeypatch.setattr("alignment.sampling.decode.Decoding._step", fail)
     endless = Sampling(temperature=0, max_new_tokens=900)
     with pytest.raises(GenerationError, match=r"The answer failed \(no room\): ask") as caught:
         last(mixed.stream(PROMPTS[0], [REF, FULL[0]], endless))
