@@ -184,6 +184,25 @@ class _Cardless:
         """None: the card is written when a run is published."""
 
 
+def _bare(model: Any) -> Any:
+    """The model itself, without PEFT's wrapper."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _share(trainer: Any) -> bool:
+    """Let the trainer's models take a pair as one row, where they can; whether the policy does."""
+    from trl.trainer.utils import FusedCausalLMOutput
+
+    from alignment.training.shared_prompt import share_prompts
+
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        # What these gather from several machines is not looked for where our head would.
+        return False
+    if (reference := getattr(trainer, "ref_model", None)) is not None:
+        share_prompts(trainer.accelerator.unwrap_model(reference), FusedCausalLMOutput)
+    return share_prompts(_bare(trainer.model), FusedCausalLMOutput)
+
+
 def dpo_trainer(length_penalty: float = 0.0) -> Any:
     """TRL's DPOTrainer on pairs that are tokenized already, with R-DPO's α `length_penalty`.
 
@@ -192,8 +211,17 @@ def dpo_trainer(length_penalty: float = 0.0) -> Any:
     from trl import DPOTrainer
 
     class PairsDpoTrainer(_Cardless, DPOTrainer):  # type: ignore[misc]
+        def __init__(self, *positional: Any, **named: Any) -> None:
+            super().__init__(*positional, **named)
+            _share(self)
+
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
+
+        def _precompute_ref_logps(self, *dataset: Any) -> Any:
+            # The constructor asks for it, after it has given the models their heads.
+            _share(self)
+            return super()._precompute_ref_logps(*dataset)
 
         def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
             if not length_penalty:
@@ -230,14 +258,37 @@ def orpo_trainer() -> Any:
     Stock TRL takes the NLL over prompt and completion, which taught the starter to write prompts.
     """
     from trl.experimental.orpo import ORPOTrainer
+    from trl.trainer.utils import add_fused_lm_head
 
     class CompletionOrpoTrainer(_Cardless, ORPOTrainer):  # type: ignore[misc]
         tokenize_row = staticmethod(_orpo_row)
 
+        def __init__(self, *positional: Any, **named: Any) -> None:
+            super().__init__(*positional, **named)
+            add_fused_lm_head(_bare(self.model))
+            self._shares_prompts = _share(self)
+
         def concatenated_forward(self, model: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
-            chosen_logps, *rest = super().concatenated_forward(model, batch)
+            found = self._shared_forward if self._shares_prompts else super().concatenated_forward
+            chosen_logps, *rest = found(model, batch)
             nll = completion_nll(chosen_logps, batch["chosen_labels"])
             return (chosen_logps, *rest[:3], nll, *rest[4:])
+
+        def _shared_forward(self, model: Any, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+            """As TRL's, but for the logits, of which only the means over an answer are known."""
+            both = self.concatenated_inputs(batch, padding_value=self.padding_value)
+            labels = both["concatenated_labels"]
+            scored = model(
+                input_ids=both["concatenated_input_ids"],
+                attention_mask=both["concatenated_attention_mask"],
+                labels=labels,
+                fused_lm_head=True,
+            )
+            means = zip(
+                scored.mean_logits.chunk(2), (labels[:, 1:] != IGNORED).chunk(2), strict=True
+            )
+            logits = [mean[read] for mean, read in means]
+            return (*mean_logps(scored.log_probs, labels).chunk(2), *logits, None)
 
     return CompletionOrpoTrainer
 

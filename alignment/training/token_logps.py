@@ -1,0 +1,116 @@
+"""The LM head on the tokens that a loss reads, a few at a time: log-probs without all the logits.
+
+Owns the arithmetic of the head and its gradient. Where the head is frozen, as under LoRA, a token's
+gradient is known when its log-prob is, so that backward multiplies no matrix; otherwise the logits
+are taken twice and never kept. Knows no model, no loss and no trainer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+LOGITS_AT_ONCE = 1 << 23
+"""Logits that are held at a time: 170 tokens of a vocabulary of 49,152, 34 MB in fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What the head says of each target, all (tokens,) and fp32; only `logps` has a gradient."""
+
+    logps: torch.Tensor
+    entropies: torch.Tensor
+    mean_logits: torch.Tensor
+    is_top1: torch.Tensor
+
+
+def score_tokens(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+) -> TokenScores:
+    """The log-prob of each of `targets` (tokens,) after `hidden` (tokens, width), and its like.
+
+    `weight` (vocabulary, width) and `bias` (vocabulary,) are the head's. Products are taken in the
+    dtype of autocast where that is on, all sums in fp32.
+    """
+    return TokenScores(*_TokenScores.apply(hidden, weight, bias, targets))  # type: ignore[no-untyped-call]
+
+
+class _TokenScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        dtype = _product_dtype(hidden)
+        head = weight.to(dtype)
+        # ∂ log p(target)/∂ hidden = w[target] - Σ p w.
+        keeps_slope = ctx.needs_input_grad[0] and not any(ctx.needs_input_grad[1:3])
+        parts, slopes = [], []
+        for rows in _portions(len(targets), len(weight)):
+            logits = _logits(hidden[rows].to(dtype), head, bias)
+            wanted = targets[rows, None]
+            top, index = logits.max(-1, keepdim=True)
+            at_target, mean = logits.gather(-1, wanted), logits.mean(-1)
+            weights = torch.exp(logits - top)
+            total = weights.sum(-1, keepdim=True)
+            log_total = top + total.log()
+            expected = torch.einsum("nv,nv->n", weights, logits) / total[:, 0]
+            is_top1 = (index == wanted)[:, 0]
+            scores = (at_target - log_total)[:, 0], log_total[:, 0] - expected, mean, is_top1
+            parts.append((*scores, log_total))
+            if keeps_slope:
+                probabilities = weights.div_(total).to(dtype)
+                slopes.append(head[wanted[:, 0]].float() - (probabilities @ head).float())
+        found = [torch.cat(part) for part in zip(*parts, strict=True)]
+        slope = torch.cat(slopes) if slopes else None
+        ctx.save_for_backward(hidden, weight, bias, targets, found[4], slope)
+        ctx.dtype = dtype
+        ctx.mark_non_differentiable(*found[1:4])
+        return tuple(found[:4])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias, targets, log_total, slope = ctx.saved_tensors
+        if slope is not None:
+            return (grad[:, None] * slope).to(hidden.dtype), None, None, None
+        head = weight.to(ctx.dtype)
+        wants = ctx.needs_input_grad
+        grads = [
+            torch.zeros_like(tensor, dtype=torch.float32) if want else None
+            for tensor, want in zip((hidden, weight, bias), wants, strict=False)
+        ]
+        for rows in _portions(len(targets), len(weight)):
+            inputs = hidden[rows].to(ctx.dtype)
+            logits = _logits(inputs, head, bias)
+            # ∂ log p(target)/∂ logits = 1[target] - p.
+            by_logit = logits.sub_(log_total[rows]).exp_().mul_(-grad[rows, None])
+            by_logit.scatter_add_(-1, targets[rows, None], grad[rows, None])
+            if grads[0] is not None:
+                grads[0][rows] = (by_logit.to(ctx.dtype) @ head).float()
+            if grads[1] is not None:
+                grads[1].addmm_(by_logit.t(), inputs.float())
+            if grads[2] is not None:
+                grads[2] += by_logit.sum(0)
+        dtypes = [tensor.dtype if tensor is not None else None for tensor in (hidden, weight, bias)]
+        return (
+            *(g if g is None else g.to(t) for g, t in zip(grads, dtypes, strict=True)),
+            None,
+        )
+
+
+def _logits(hidden: torch.Tensor, head: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    logits = (hidden @ head.t()).float()
+    return logits if bias is None else logits.add_(bias.float())
+
+
+def _portions(tokens: int, vocabulary: int) -> list[slice]:
+    size = max(1, LOGITS_AT_ONCE // vocabulary)
+    return [slice(start, start + size) for start in range(0, max(1, tokens), size)]
+
+
+def _product_dtype(hidden: torch.Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
