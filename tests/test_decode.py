@@ -312,6 +312,15 @@ def test_impossible_tokens_are_never_drawn_and_a_sure_one_always() -> None:
         assert counts[699] == 500
 
 
+def test_what_no_token_can_be_drawn_by_is_refused() -> None:
+    for temperature, top_p in ((-1.0, 1.0), (math.nan, 1.0), (1.0, 0.0), (1.0, 1.1), (0.0, -1.0)):
+        with pytest.raises(ValueError, match="top_p"):
+            draw_tokens(torch.zeros(9, 2), Sampling(temperature=temperature, top_p=top_p))
+    for broken in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="not numbers"):
+            draw_tokens(torch.full((9, 2), broken), Sampling(temperature=1.0))
+
+
 def test_tokens_of_several_columns_are_drawn_apart() -> None:
     logits = torch.full((64, 3), -30.0)
     logits[[5, 63, 0], [0, 1, 2]] = 30.0

@@ -14,7 +14,15 @@ BLOCK = 512
 
 
 def draw_tokens(logits: Tensor, sampling: Sampling) -> Tensor:
-    """A token id for each column of `logits` (vocabulary, columns)."""
+    """A token id for each column of `logits` (vocabulary, columns).
+
+    Raises ValueError for settings that mean no draw, and for logits that are no numbers.
+    """
+    if not (sampling.temperature >= 0 and 0 < sampling.top_p <= 1):
+        raise ValueError(
+            f"temperature {sampling.temperature} and top_p {sampling.top_p} draw nothing: "
+            "temperature is at least 0, top_p above 0 and at most 1"
+        )
     if sampling.temperature == 0:
         return logits.argmax(0)
     wide = logits.float()
@@ -34,6 +42,8 @@ def _draw(weights: Tensor) -> Tensor:
     size = next(size for size in range(min(BLOCK, rows), 0, -1) if rows % size == 0)
     blocks = weights.view(rows // size, size, columns)
     sums = blocks.sum(1).cumsum(0)
+    if not sums[-1].isfinite().all():
+        raise ValueError("the model's logits are not numbers: its weights are broken")
     at = _below(torch.rand(columns) * sums[-1], sums[-1])
     block = (sums <= at).sum(0)
     each = torch.arange(columns)
