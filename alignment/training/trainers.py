@@ -5,6 +5,7 @@ no state. Heavy imports happen inside functions.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from alignment.training.losses import (
     mean_logps,
 )
 from alignment.training.progress import TrainingError
+from alignment.training.references import KeptReferences, Logps, kept_references
 from alignment.training.rows import load_rows, to_dataset
 from alignment.training.sift import SIDES, sift
 from alignment.training.tracking import tracking_arguments
@@ -111,7 +113,9 @@ def _method(spec: TrainingSpec, output: Path, parameters: int, *, lasting: bool)
         from trl import DPOConfig
 
         config = DPOConfig(**arguments, **_dpo_arguments(spec))
-        return dpo_trainer(recipe.length_penalty), config
+        folder = RunFolder(output.parent)
+        references = functools.partial(kept_references, folder, spec)
+        return dpo_trainer(recipe.length_penalty, references), config
     if spec.method == "orpo":
         from trl.experimental.orpo import ORPOConfig
 
@@ -203,10 +207,30 @@ def _share(trainer: Any) -> bool:
     return share_prompts(_bare(trainer.model), FusedCausalLMOutput)
 
 
-def dpo_trainer(length_penalty: float = 0.0) -> Any:
+def _how(trainer: Any, *, shared: bool) -> str:
+    """What the bits of a log-prob depend on beside model and tokens."""
+    import torch
+
+    arguments = trainer.args
+    precision, rows = "bf16" if arguments.bf16 else "fp32", "one row" if shared else "TRL's rows"
+    return f"{arguments.device.type}, {precision}, {rows}, {torch.get_num_threads()} threads"
+
+
+def _with_references(dataset: Any, logps: Sequence[Logps]) -> Any:
+    import numpy
+
+    for side, column in zip(SIDES, zip(*logps, strict=True), strict=True):
+        dataset = dataset.add_column(f"ref_{side}_logps", numpy.array(column, numpy.float32))
+    return dataset
+
+
+def dpo_trainer(
+    length_penalty: float = 0.0, references: Callable[[str], KeptReferences] | None = None
+) -> Any:
     """TRL's DPOTrainer on pairs that are tokenized already, with R-DPO's α `length_penalty`.
 
-    The rewards that it reports leave the penalty out: they are what the policy learned.
+    The rewards that it reports leave the penalty out: they are what the policy learned. What is
+    computed of the reference beforehand is kept where `references` says.
     """
     from trl import DPOTrainer
 
@@ -218,10 +242,19 @@ def dpo_trainer(length_penalty: float = 0.0) -> Any:
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
 
-        def _precompute_ref_logps(self, *dataset: Any) -> Any:
+        def _precompute_ref_logps(self, dataset: Any, *rest: Any) -> Any:
             # The constructor asks for it, after it has given the models their heads.
-            _share(self)
-            return super()._precompute_ref_logps(*dataset)
+            how = _how(self, shared=_share(self))
+            # Several processes would have to agree on what each of them finds.
+            if references is None or self.accelerator.num_processes > 1:
+                return super()._precompute_ref_logps(dataset, *rest)
+            rows, kept = list(dataset), references(how)
+            if (logps := kept.find(rows)) is not None:
+                return _with_references(dataset, logps)
+            dataset = super()._precompute_ref_logps(dataset, *rest)
+            columns = (dataset[f"ref_{side}_logps"] for side in SIDES)
+            kept.keep(rows, list(zip(*columns, strict=True)))
+            return dataset
 
         def _compute_loss(self, model: Any, inputs: Mapping[str, Any], return_outputs: bool) -> Any:
             if not length_penalty:
