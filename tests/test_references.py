@@ -115,6 +115,15 @@ def test_rows_are_found_by_their_tokens_in_any_order(tmp_path: Path) -> None:
     assert [file.name for file in kept.file.parent.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("torn", ["", '{"a": [1', "[]", '{"a": 1}', '{"a": [1, 2, 3]}', "\x00"])
+def test_a_torn_file_counts_as_empty_and_is_written_anew(tmp_path: Path, torn: str) -> None:
+    kept = KeptReferences(tmp_path / "a.json")
+    kept.file.write_text(torn, encoding="utf-8")
+    assert kept.find(ROWS) is None
+    kept.keep(ROWS, LOGPS)
+    assert kept.find(ROWS) == LOGPS
+
+
 def test_a_home_keeps_its_newest_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "KEPT", 2)
     files = [KeptReferences(tmp_path / f"{n}.json") for n in range(4)]

@@ -49,9 +49,10 @@ class KeptReferences:
     def _read(self) -> dict[str, Logps]:
         try:
             rows = json.loads(self.file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            return {name: (float(chosen), float(bad)) for name, (chosen, bad) in rows.items()}
+        # A torn or foreign file is no reason to fail a run: what it held is computed again.
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
             return {}
-        return {name: (chosen, rejected) for name, (chosen, rejected) in rows.items()}
 
 
 def kept_references(folder: RunFolder, spec: TrainingSpec, how: str) -> KeptReferences:
