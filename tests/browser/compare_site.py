@@ -54,8 +54,8 @@ class CompareSite(Site):
     def promote(self, run: str) -> None:
         self.registry.promotions.promote(self.registry.get(run).ref, "override")
 
-    def _build_app(self) -> ASGIApp:
-        app = Site._build_app(self)
+    def build_app(self) -> ASGIApp:
+        app = Site.build_app(self)
 
         async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
             async def keep(message: Message) -> None:

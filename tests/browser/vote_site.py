@@ -148,7 +148,7 @@ class Site:
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self._build_app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=1
+            self.build_app(), log_level="warning", lifespan="on", timeout_graceful_shutdown=1
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -166,7 +166,7 @@ class Site:
         self.stop()
         self.journal.close()
 
-    def _build_app(self) -> ASGIApp:
+    def build_app(self) -> ASGIApp:
         app = FastAPI()
         voting = Voting(self.journal, votes_per_pair=self.votes_per_pair, side_secret=SECRET)
         cookies = VoterCookies(SECRET)
