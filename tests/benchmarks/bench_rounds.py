@@ -16,10 +16,13 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -284,14 +287,28 @@ def measure(setup: Setup, variant: str, work: Path) -> Result:
     return Bench(setup, work).measure(variant)
 
 
+@contextmanager
+def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose workers end when this process is told to: no job that runs is waited for."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def run_jobs(setups: Sequence[Setup], names: Sequence[str], jobs: int) -> Iterator[Result]:
     """Every result as it comes; a setup's variants begin when it is ready."""
     # Before torch is imported anywhere: one thread a process, and no accelerator.
     os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory(prefix="votetune-rounds-") as folder,
-        ProcessPoolExecutor(jobs, mp_context=context) as pool,
+        _workers(jobs) as pool,
     ):
         work = Path(folder)
         waiting: set[Future[Result]] = {pool.submit(prepare, setup, work) for setup in setups}
