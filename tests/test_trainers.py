@@ -100,8 +100,7 @@ def test_every_loss_runs_is_finite_falls_and_raises_the_margin(
     make_trainer: MakeTrainer, loss: Loss, sft_weight: float
 ) -> None:
     trainer = make_trainer("dpo", 4, loss=loss, flip_rate=0.1, sft_weight=sft_weight)
-    rows = range(len(trainer.train_dataset))
-    everything = trainer.data_collator([trainer.train_dataset[n] for n in rows])
+    everything = batch_of(trainer, len(trainer.train_dataset))
 
     def whole_loss() -> float:
         trainer.model.eval()

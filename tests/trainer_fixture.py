@@ -100,7 +100,9 @@ def rows_of(trainer: Any) -> list[dict[str, list[int]]]:
 
 
 def batch_of(trainer: Any, count: int = 4) -> Any:
-    return trainer.data_collator([trainer.train_dataset[n] for n in range(count)])
+    """The first `count` pairs, on the trainer's device."""
+    rows = [trainer.train_dataset[n] for n in range(count)]
+    return trainer._prepare_inputs(trainer.data_collator(rows))
 
 
 def shake(trainer: Any) -> None:
@@ -109,20 +111,25 @@ def shake(trainer: Any) -> None:
 
     generator = torch.Generator().manual_seed(1)
     is_lora = any("lora_B" in name for name, _ in trainer.model.named_parameters())
+
+    def drawn(like: Any) -> Any:
+        # On the processor, wherever the model is: the same move on every machine.
+        return torch.randn(like.shape, generator=generator).to(like.device)
+
     for name, parameter in trainer.model.named_parameters():
         if is_lora and "lora_B" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+            parameter.data = drawn(parameter) * 0.05
         elif not is_lora:
-            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.01
+            parameter.data += drawn(parameter) * 0.01
 
 
 def token_logps(model: Any, prompt: list[int], completion: list[int]) -> Any:
     """log p of each completion token, one row at a time: no padding, no trainer."""
     import torch
 
-    ids = torch.tensor([prompt + completion])
+    ids = torch.tensor([prompt + completion], device=next(model.parameters()).device)
     with torch.no_grad():
-        logits = model(input_ids=ids).logits[0].float()
+        logits = model(input_ids=ids).logits[0].float().cpu()
     logps = torch.log_softmax(logits, dim=-1)
     start = len(prompt)
     return torch.stack([logps[start - 1 + n, token] for n, token in enumerate(completion)])
