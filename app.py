@@ -8,8 +8,6 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from alignment.audit import COMMAND_LINE, Action, AuditLog
+from alignment.commands.here import RunId, logged, this_home
+from alignment.commands.hub import hub_commands
 from alignment.recipes import DEFAULT_START, Loss, Method, Reference, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
-from annotation.home import Home
 from annotation.settings import AnnotationSettings, load_settings
 
 if TYPE_CHECKING:
@@ -32,7 +30,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     help="Votes in, aligned model out. Without a command: serve the app.",
 )
-RunId = Annotated[str, typer.Argument(help="A run's id, as `runs` lists it.")]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Stay until the run ends and print its metrics.")
 ]
@@ -76,31 +73,11 @@ def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) 
     from alignment.pipeline import open_reader
     from annotation.export import export_preferences
 
-    with open_reader(_home()) as journal, _logged("export") as action:
+    with open_reader(this_home()) as journal, logged("export") as action:
         done = export_preferences(journal, directory)
         action.touched(done.sha256)
     print(f"{done.examples} examples of {done.counts.votes} votes in {done.directory}")
     print(f"sha256 {done.sha256}")
-
-
-@cli.command("publish-dataset")
-def publish_dataset(
-    repo: Annotated[str, typer.Option(help="Name on the Hub, bare or with its owner.")],
-    private: Annotated[
-        bool | None,
-        typer.Option("--private/--public", help="Of a new repository; the Hub's default if unset."),
-    ] = None,
-) -> None:
-    """Push the preference dataset and its card to the Hub, in one commit."""
-    from alignment.pipeline import open_pipeline
-
-    with (
-        open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline,
-        _logged("publish the dataset", repo),
-    ):
-        published = pipeline.publish_dataset(repo, private=private)
-    print(f"{published.repo}@{published.commit}")
-    print(published.url)
 
 
 @cli.command()
@@ -110,7 +87,7 @@ def quality(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = 
 
     from alignment.commands.quality import load_quality, print_quality
 
-    found = load_quality(_home())
+    found = load_quality(this_home())
     if as_json:
         print(found.to_json())
     else:
@@ -130,7 +107,7 @@ def doctor(
     from alignment.commands.doctor import print_diagnosis, refuse_blocked
     from alignment.pipeline import open_pipeline
 
-    with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+    with open_pipeline(this_home(), load_settings(AlignmentSettings)) as pipeline:
         found = pipeline.diagnose(method)
     if as_json:
         print(found.to_json())
@@ -196,13 +173,13 @@ def train(
         start=start,
         reference=reference,
     )
-    with open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline:
+    with open_pipeline(this_home(), load_settings(AlignmentSettings)) as pipeline:
         estimate = pipeline.estimate(options)
         if where == "jobs":
             print(pipeline.quote(options).line, file=sys.stderr)
             if not yes:
                 typer.confirm("Start it?", abort=True, err=True)
-        with _logged("train") as action:
+        with logged("train") as action:
             run = pipeline.train(options)
             action.touched(run.id)
         # After the start, so that a refused one says one line.
@@ -220,7 +197,7 @@ def rounds(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = F
 
     from alignment.commands.rounds import load_rounds, print_rounds, to_json
 
-    found = load_rounds(_home(), load_settings(AlignmentSettings))
+    found = load_rounds(this_home(), load_settings(AlignmentSettings))
     if as_json:
         print(to_json(found))
     else:
@@ -242,7 +219,7 @@ def runs() -> None:
 def cancel(run_id: RunId) -> None:
     """Stop a run."""
     found = _runs()
-    with _logged("cancel a run", run_id):
+    with logged("cancel a run", run_id):
         run = found.cancel(run_id)
     print(f"{run.id} cancelled")
 
@@ -251,7 +228,7 @@ def cancel(run_id: RunId) -> None:
 def resume(run_id: RunId, wait: Wait = False) -> None:
     """Go on with a run that was stopped, from its last checkpoint."""
     found = _runs()
-    with _logged("resume a run", run_id):
+    with logged("resume a run", run_id):
         run = found.resume(run_id)
     print(f"{run.id} goes on", flush=True)
     if wait:
@@ -272,7 +249,7 @@ def sample(
     from annotation.prompts import read_prompts
 
     count = sample_to_file(
-        _home(),
+        this_home(),
         load_settings(AlignmentSettings),
         model,
         read_prompts(str(prompts)),
@@ -282,108 +259,6 @@ def sample(
         seed=seed,
     )
     print(f"{count} completions in {out}")
-
-
-@cli.command()
-def publish(
-    run_id: RunId,
-    repo: Annotated[str, typer.Option(help="Name on the Hub, bare or with its owner.")],
-    merged: Annotated[
-        bool, typer.Option("--merged", help="One whole model: the adapter added to its base.")
-    ] = False,
-    dataset: Annotated[
-        str | None, typer.Option(help="Push what it was trained on too, to this dataset.")
-    ] = None,
-) -> None:
-    """Push a finished run's weights and card to the Hub."""
-    from alignment.pipeline import open_pipeline
-
-    with (
-        open_pipeline(_home(), load_settings(AlignmentSettings)) as pipeline,
-        _logged("publish", run_id, repo),
-    ):
-        published = pipeline.publish(run_id, repo, merged=merged, dataset=dataset)
-    print(f"{published.repo}@{published.revision}")
-    print(published.url)
-
-
-@cli.command()
-def deploy(
-    space: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The Space.")],
-    hardware: Annotated[
-        str | None, typer.Option(help="Its machine, such as cpu-upgrade; cpu-basic where new.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Private, if it is new.")] = False,
-    bucket: Annotated[
-        str | None, typer.Option(help="A bucket to keep downloaded weights in, mounted at /data.")
-    ] = None,
-    renew: Annotated[
-        list[str] | None, typer.Option(help="A secret to set anew, by name; may be repeated.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it without being asked.")] = False,
-) -> None:
-    """Put this app on a Space, or bring the Space up to date; says what it will do and asks."""
-    from alignment.commands.deploy import DeployOptions, plan_deployment
-
-    options = DeployOptions(space, private, hardware, bucket, tuple(renew or ()))
-    plan = plan_deployment(
-        options, load_settings(AnnotationSettings), load_settings(AlignmentSettings)
-    )
-    if plan.changes_nothing:
-        print(f"The Space {space} is up to date: nothing to change.")
-        return
-    print("\n".join(plan.lines()), flush=True)
-    if not yes:
-        typer.confirm("Do it?", abort=True, err=True)
-    with _logged("deploy", space):
-        address = plan.carry_out(print)
-    print(address)
-
-
-@cli.command()
-def pull(
-    repo: Annotated[str, typer.Argument(help="owner/name[@revision] on the Hub.")],
-) -> None:
-    """Fetch an adapter or a fine-tuned model of this base from the Hub; its size comes first."""
-    from alignment.base import resolve_base
-    from alignment.commands.pull import pull_here
-    from alignment.pipeline import count_votes
-    from alignment.pulls import Pulls
-    from alignment.registry import Registry
-
-    home, settings = _home(), load_settings(AlignmentSettings)
-    base = resolve_base(settings, home.root, has_votes=count_votes(home) > 0)
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    with _logged("pull a model", repo):
-        pulled = pull_here(Pulls(Registry(home.root, base, token=token)), repo)
-    print(pulled.name)
-
-
-@cli.command()
-def lineage(
-    model: Annotated[str, typer.Argument(help="policy, a run's id or a Hub repo[@revision].")],
-) -> None:
-    """Walk from a model back to its votes, and check each hash on the way."""
-    from alignment.commands.lineage import load_trace, to_text
-    from alignment.pipeline import open_pipeline, open_reader
-
-    home, settings = _home(), load_settings(AlignmentSettings)
-    with open_reader(home) as journal, open_pipeline(home, settings) as pipeline:
-        print(to_text(load_trace(home, settings, pipeline, journal, model)))
-
-
-@cli.command()
-def reproduce(
-    model: Annotated[str, typer.Argument(help="A run's id, or repo[@revision] on the Hub.")],
-) -> None:
-    """Train a model again from what it pins; exit status 1 unless it comes out the same."""
-    from alignment.commands.reproduce import check_reproduced
-    from alignment.commands.reproduce import reproduce as train_again
-
-    with _logged("reproduce", model):
-        found = train_again(_home(), load_settings(AlignmentSettings), model)
-    check_reproduced(found)
-    print(found.line)
 
 
 @cli.command()
@@ -400,11 +275,11 @@ def bakeoff(
     from alignment.pipeline import open_pipeline
     from annotation.prompts import read_prompts
 
-    settings, home = load_settings(AnnotationSettings), _home()
+    settings, home = load_settings(AnnotationSettings), this_home()
     prompts = read_prompts(settings.prompts) if settings.prompts else None
     with (
         open_pipeline(home, load_settings(AlignmentSettings)) as pipeline,
-        _logged("start a bake-off") as action,
+        logged("start a bake-off") as action,
     ):
         started = pipeline.start_bakeoff(prompts, steps=steps, seed=seed)
         action.touched(started.id)
@@ -423,26 +298,14 @@ def demo(
     run_demo(load_settings(AnnotationSettings), votes=votes, method=method.value)
 
 
-def _home() -> Home:
-    return Home(load_settings(AnnotationSettings).votetune_home)
-
-
-@contextmanager
-def _logged(what: str, *on: str) -> Iterator[Action]:
-    """Leave a line in the home's audit log. A home that is not there has nothing done to it."""
-    home = _home()
-    if not home.root.is_dir():
-        yield Action()
-        return
-    with AuditLog(home).action(COMMAND_LINE, what, *on) as action:
-        yield action
+cli.add_typer(hub_commands)
 
 
 def _runs() -> "Runs":
     from alignment.places.known import known_places
     from alignment.runs import Runs
 
-    return Runs(_home().root, known_places(load_settings(AlignmentSettings)))
+    return Runs(this_home().root, known_places(load_settings(AlignmentSettings)))
 
 
 def _finish(found: "Runs", run_id: str) -> None:

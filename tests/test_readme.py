@@ -6,6 +6,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 import app
+from alignment.commands.hub import hub_commands
 from alignment.settings import AlignmentSettings
 from annotation.settings import AnnotationSettings
 
@@ -48,7 +49,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 def test_every_command_is_in_the_table() -> None:
     told = CliRunner().invoke(app.cli, ["--help"]).output
-    for command in app.cli.registered_commands:
+    for command in (*app.cli.registered_commands, *hub_commands.registered_commands):
         assert command.callback is not None
         name = command.name or command.callback.__name__
         assert name in told
