@@ -66,6 +66,7 @@ ONLY_IN = {
     "argilla_server": {
         "annotation/argilla_server/server.py",
         "annotation/argilla_server/engine.py",
+        "annotation/argilla_server/votes_route.py",
     },
     # Imported by name, where a Space lends GPUs, in alignment/sampling/zero_gpu.py.
     "spaces": set(),

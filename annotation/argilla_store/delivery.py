@@ -7,7 +7,7 @@ and not yet marked is sent again and changes nothing. Reads nothing back.
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from annotation.argilla_store.api import ArgillaApi, ArgillaRefused, ArgillaUnavailable
@@ -45,6 +45,7 @@ class Delivery:
         self._journal = journal
         self._dataset_id = dataset_id
         self._users = api.user_ids()
+        self._votes_at_once = api.votes_at_once()
         # By id: when Argilla refused it. Left out for a while, so that the others get through.
         self._refused: dict[str, float] = {}
 
@@ -62,11 +63,12 @@ class Delivery:
         oldest = time.monotonic() - RETRY_REFUSED_S
         self._refused = {key: at for key, at in self._refused.items() if at > oldest}
         sent = self._move_here(stopping)
-        while pairs := self._next(self._journal.undelivered_pairs, stopping):
+        while pairs := self._next(self._journal.undelivered_pairs, BATCH, stopping):
             accepted = self._send(pairs, self._upsert_pairs)
             self._journal.mark_pairs_delivered([pair.id for pair in accepted]).result()
             sent += len(accepted)
-        while votes := self._next(self._journal.undelivered_votes, stopping):
+        most = self._votes_at_once or BATCH
+        while votes := self._next(self._journal.undelivered_votes, most, stopping):
             sent += self._send_votes(votes)
         return sent
 
@@ -85,20 +87,58 @@ class Delivery:
         return sent
 
     def _next(
-        self, undelivered: Callable[[int], list[_Item]], stopping: Callable[[], bool]
+        self,
+        undelivered: Callable[[int], list[_Item]],
+        most: int,
+        stopping: Callable[[], bool],
     ) -> list[_Item]:
         if stopping():
             return []
-        waiting = undelivered(BATCH + len(self._refused))
-        return [item for item in waiting if item.id not in self._refused][:BATCH]
+        waiting = undelivered(most + len(self._refused))
+        return [item for item in waiting if item.id not in self._refused][:most]
 
     def _upsert_pairs(self, pairs: Sequence[Pair]) -> None:
         self._api.upsert(self._dataset_id, [to_record(pair) for pair in pairs])
 
     def _send_votes(self, votes: Sequence[Vote]) -> int:
+        # A pair may have been deleted, with its votes, since these were read.
+        known = self._journal.known_pairs([vote.pair_id for vote in votes])
+        votes = self._with_users([vote for vote in votes if vote.pair_id in known])
+        accepted: list[Vote] = []
+        if self._votes_at_once:
+            accepted, votes = self._send_known(votes)
+        for start in range(0, len(votes), BATCH):
+            accepted += self._send_whole(votes[start : start + BATCH])
+        self._journal.mark_votes_delivered(accepted).result()
+        return len(accepted)
+
+    def _send_known(self, votes: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
+        """By the embedded server's own route, which needs no pair; the votes that it took, and
+        those that have to be sent with their records.
+        """
+        left: set[str] = set()
+
+        def put(some: Sequence[Vote]) -> None:
+            items = [
+                {
+                    "external_id": pair_id,
+                    "receipts": _receipts(decided),
+                    "responses": self._responses(decided),
+                }
+                for pair_id, decided in _decided(some).items()
+            ]
+            left.update(self._api.put_votes(self._dataset_id, items))
+
+        went = self._send(votes, put)
+        return (
+            [vote for vote in went if vote.pair_id not in left],
+            [vote for vote in went if vote.pair_id in left],
+        )
+
+    def _send_whole(self, votes: Sequence[Vote]) -> list[Vote]:
+        """By the route of any Argilla, with the whole record of each pair; the votes it took."""
         ids = list(dict.fromkeys(vote.pair_id for vote in votes))
         pairs = {pair.id: pair for pair in self._journal.pairs(ids)}
-        # A pair may have been deleted, with its votes, since these were read.
         votes = [vote for vote in votes if vote.pair_id in pairs]
         found = self._api.records_by_external_id(self._dataset_id, ids, responses=False)
         receipts = {record["external_id"]: receipts_of(record) for record in found}
@@ -109,34 +149,26 @@ class Delivery:
             # A later part of a split batch must not wipe what this part wrote.
             receipts.update({item["external_id"]: receipts_of(item) for item in items})
 
-        accepted = self._send(self._with_users(votes), upsert)
-        self._journal.mark_votes_delivered(accepted).result()
-        return len(accepted)
+        return self._send(votes, upsert)
 
     def _vote_items(
         self, votes: Sequence[Vote], pairs: dict[str, Pair], known: dict[str, dict[str, Json]]
     ) -> list[Json]:
         """One record a pair: its metadata with a receipt a voter, and one response a voter."""
-        by_pair: dict[str, dict[str, Vote]] = {}
-        for vote in votes:
-            decided = by_pair.setdefault(vote.pair_id, {})
-            # An undone vote never hides a live one of the same voter.
-            if vote.superseded_at is None or vote.voter not in decided:
-                decided[vote.voter] = vote
         items = []
-        for pair_id, decided in by_pair.items():
-            receipts = dict(known.get(pair_id, {}))
-            for voter, vote in decided.items():
-                receipts.pop(voter, None)
-                if vote.superseded_at is None and vote.source is not VoteSource.ARGILLA:
-                    receipts[voter] = to_receipt(vote)
+        for pair_id, decided in _decided(votes).items():
+            receipts = known.get(pair_id, {}) | _receipts(decided)
             item = to_record(pairs[pair_id])
             if pair_id in known:
                 del item["fields"]
-            item["metadata"] = to_metadata(pairs[pair_id], receipts)
-            item["responses"] = [to_response(v, self._users[v.voter]) for v in decided.values()]
+            kept = {voter: receipt for voter, receipt in receipts.items() if receipt is not None}
+            item["metadata"] = to_metadata(pairs[pair_id], kept)
+            item["responses"] = self._responses(decided)
             items.append(item)
         return items
+
+    def _responses(self, decided: Mapping[str, Vote]) -> list[Json]:
+        return [to_response(vote, self._users[voter]) for voter, vote in decided.items()]
 
     def _send(
         self, items: Sequence[_Item], upsert: Callable[[Sequence[_Item]], None]
@@ -209,3 +241,24 @@ class Delivery:
                 raise error
         else:
             self._users[vote.voter] = user_id
+
+
+def _decided(votes: Sequence[Vote]) -> dict[str, dict[str, Vote]]:
+    """Each voter's vote by pair and voter."""
+    by_pair: dict[str, dict[str, Vote]] = {}
+    for vote in votes:
+        decided = by_pair.setdefault(vote.pair_id, {})
+        # An undone vote never hides a live one of the same voter.
+        if vote.superseded_at is None or vote.voter not in decided:
+            decided[vote.voter] = vote
+    return by_pair
+
+
+def _receipts(decided: Mapping[str, Vote]) -> dict[str, Json | None]:
+    """The receipt of each voter; None where there should be none."""
+    return {
+        voter: to_receipt(vote)
+        if vote.superseded_at is None and vote.source is not VoteSource.ARGILLA
+        else None
+        for voter, vote in decided.items()
+    }

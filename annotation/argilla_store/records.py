@@ -116,8 +116,19 @@ def receipts_of(record: Json) -> dict[str, Json]:
 
 def without_receipt(metadata: Json, voter: str) -> Json:
     """A record's metadata, all as it is but the receipt of `voter`."""
-    receipts = {v: r for v, r in receipts_of({"metadata": metadata}).items() if v != voter}
-    return metadata | {"votes": _dumps(receipts), "source": _sources(receipts)}
+    return with_receipts(metadata, {voter: None})
+
+
+def with_receipts(metadata: Json, changes: Mapping[str, Json | None]) -> Json:
+    """A record's metadata, all as it is but for the receipts that change; None takes one out."""
+    receipts = {**receipts_of({"metadata": metadata}), **changes}
+    kept = {voter: receipt for voter, receipt in receipts.items() if receipt is not None}
+    return metadata | {"votes": _dumps(kept), "source": _sources(kept)}
+
+
+def has_receipts(metadata: Json | None) -> bool:
+    """Whether a record's metadata is what Votetune wrote: a pair, with room for receipts."""
+    return metadata is not None and all(isinstance(metadata.get(k), str) for k in ("pair", "votes"))
 
 
 def to_receipt(vote: Vote) -> Json:
