@@ -205,7 +205,7 @@ def _resolve_named(
 
 
 def _starter(wanted_revision: str | None, notice: str) -> ResolvedBase:
-    from alignment.starter import STARTER_DIR, starter_revision
+    from alignment.starter.starter import STARTER_DIR, starter_revision
 
     revision = starter_revision()
     _check_content_revision(STARTER, revision, wanted_revision)

@@ -27,7 +27,7 @@ from alignment.recipes import Method, TrainingOptions, TrainingSpec
 from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from annotation.export import (
     Export,
     PreparedExport,

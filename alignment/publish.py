@@ -235,7 +235,7 @@ def _to_json(row: Mapping[str, object]) -> bytes:
 
 
 def _starter_files(lineage: Lineage) -> dict[str, bytes | Path]:
-    from alignment.starter import STARTER_DIR, starter_revision
+    from alignment.starter.starter import STARTER_DIR, starter_revision
 
     if starter_revision() != lineage.base_revision:
         raise PublishError(

@@ -2,7 +2,7 @@
 
 Judges nothing but the text of an answer: right or wrong, well formed or not, then what its taste
 asks for: courteous and explained, short, free of courtesy, and others. It never learns which style
-or model an answer came from; whether an answer is right it looks up in alignment.starter_text, so
+or model an answer came from; whether an answer is right it looks up in alignment.starter.text, so
 it can judge the starter's questions only. Its votes are synthetic, and whoever stores them must say
 so. Knows no journal and no torch.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from alignment import starter_text
+from alignment.starter import text as starter_text
 from annotation.schema import Choice
 
 _BETWEEN_SENTENCES = re.compile(r"(?<=[.!?])\s+")

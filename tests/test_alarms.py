@@ -14,7 +14,7 @@ from alignment.pace import remaining_s, say_duration, tokens_per_s
 from alignment.recipes import Method, Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import Metric, RunState, Sample
 from alignment.runs import Runs
-from alignment.starter import STARTER_DIR, starter_revision
+from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export import export_preferences
 from annotation.journal.journal import JournalReader
 from annotation.schema import ModelRef

@@ -17,7 +17,7 @@ from alignment.base import ResolvedBase
 from alignment.recipes import TrainingOptions
 from alignment.run_store import RunState
 from alignment.runs import Runs
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from annotation.export import Export
 from annotation.schema import Prompt
 from tests.preferences import TINY, WHEN, export_of, tiny_base
@@ -162,7 +162,7 @@ def test_a_bakeoff_is_refused_beside_a_run(
 
 
 def answers_of(style: str) -> list[str]:
-    from alignment.starter_text import Style, questions
+    from alignment.starter.text import Style, questions
 
     known = {question.text: question.answers for question in questions()}
     return [known[p.messages[-1].content][Style(style)][0] for p in starter_prompts()[:8]]

@@ -16,7 +16,7 @@ from small_files import write_adapter, write_model
 from alignment.base import BaseModelError, bound_base, resolve_base
 from alignment.hub.model_files import weights_sha256
 from alignment.settings import DEFAULT_BASE_MODEL, AlignmentSettings
-from alignment.starter import STARTER_DIR, starter_revision
+from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.home import Home, HomeLock
 from annotation.schema import ModelRef
 

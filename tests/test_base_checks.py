@@ -57,7 +57,7 @@ def only(problems: list[BaseProblem]) -> BaseProblem:
 
 
 def test_a_sound_base_has_no_problem(folder: Path) -> None:
-    from alignment.starter import STARTER_DIR
+    from alignment.starter.starter import STARTER_DIR
 
     assert check_base(folder) == []
     assert check_base(STARTER_DIR) == []

@@ -20,7 +20,7 @@ from alignment.sampling.loaded_model import LoadedModel
 from alignment.sampling.loading import load_adapter, load_to_draw
 from annotation.schema import ModelRef, Sampling
 
-STARTER = Path(__file__).parent.parent / "alignment" / "starter_weights"
+STARTER = Path(__file__).parent.parent / "alignment" / "starter" / "weights"
 BASE = "__base__"
 GREEDY = Sampling(temperature=0.0, max_new_tokens=24)
 

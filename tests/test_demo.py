@@ -7,7 +7,7 @@ import pytest
 from alignment.commands.demo import GATE_VOTES, Answers, say_rounds
 from alignment.contest.promotions import Promotion
 from alignment.scripted_voter import Evaluation, Quality
-from alignment.starter import report_prompts
+from alignment.starter.starter import report_prompts
 from annotation.schema import ModelRef, utc_now
 
 PROMOTION = Promotion(ModelRef("starter", "1" * 40, "dpo-1", "2" * 40), utc_now(), "gate", 19, 4)

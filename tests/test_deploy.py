@@ -67,7 +67,7 @@ def test_a_new_space_gets_all_it_needs_and_a_second_run_changes_nothing(
     files = repo.head.files
     assert {"app.py", "README.md", "requirements.txt", "alignment/web/site.py"} <= set(files)
     assert files["app.py"].data == (ROOT / "app.py").read_bytes()
-    assert "alignment/starter_weights/model.safetensors" in files
+    assert "alignment/starter/weights/model.safetensors" in files
     assert not repo.private
     again = plan(env=env, hardware="cpu-upgrade")
     assert again.changes_nothing

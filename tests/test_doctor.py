@@ -25,7 +25,7 @@ from alignment.pipeline import Pipeline
 from alignment.recipes import Method, TrainingOptions
 from alignment.run_store import RunError
 from alignment.settings import AlignmentSettings
-from alignment.starter import STARTER_DIR
+from alignment.starter.starter import STARTER_DIR
 from alignment.training.data import HOLD_OUT_FROM
 from annotation.export import (
     Export,

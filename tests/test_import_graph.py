@@ -58,7 +58,7 @@ WEIGHTS = {
     "alignment/training/warm_start.py",
     "alignment/training/watch.py",
     "alignment/training/weights_gap.py",
-    "alignment/starter.py",
+    "alignment/starter/starter.py",
 }
 ONLY_IN = {
     "gradio": TABS | ROOTS,

@@ -78,7 +78,7 @@ def test_no_eval_prompt_was_shown_or_exported(
 def test_base_against_itself_is_even(voted_app: RunningApp, tmp_path: Path) -> None:
     """The judge is fair: two draws of the base win about half against each other."""
     from alignment.scripted_voter import ScriptedVoter
-    from alignment.starter import starter_prompts
+    from alignment.starter.starter import starter_prompts
 
     prompts = [p.messages[-1].content for p in starter_prompts() if p.split is Split.EVAL]
     file = tmp_path / "prompts.txt"

@@ -20,7 +20,7 @@ from alignment.hub.meter import Cancelled, Meter
 from alignment.hub.pull import say_bytes
 from alignment.pulls import Pulls, PullsError, PullState
 from alignment.registry import Registry
-from alignment.starter import starter_revision
+from alignment.starter.starter import starter_revision
 from annotation.faults import Fault
 from annotation.schema import ModelRef
 

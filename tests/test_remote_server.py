@@ -18,7 +18,7 @@ from running_app import RunningApp, free_port, run_command, start_app
 
 from alignment.chat import GenerationError
 from alignment.sampling.remote import RemoteGenerator, RemoteSettings
-from alignment.starter import STARTER_DIR, starter_prompts
+from alignment.starter.starter import STARTER_DIR, starter_prompts
 from annotation.schema import ModelRef, Sampling, Split
 
 pytestmark = [pytest.mark.slow]

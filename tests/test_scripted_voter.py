@@ -20,7 +20,7 @@ from alignment.scripted_voter import (
     well_formed,
     word_count,
 )
-from alignment.starter_text import Style, questions
+from alignment.starter.text import Style, questions
 from annotation.schema import Choice
 
 ASK = "What is the capital of France?"
@@ -237,7 +237,7 @@ def test_a_model_ties_with_itself() -> None:
 def test_voting_needs_no_torch() -> None:
     code = (
         "import sys, alignment.scripted_voter\n"
-        "from alignment.starter import starter_prompts\n"
+        "from alignment.starter.starter import starter_prompts\n"
         "starter_prompts()\n"
         "print([m for m in ('torch', 'transformers', 'tokenizers') if m in sys.modules])"
     )

@@ -13,7 +13,7 @@ from alignment.base import resolve_base
 from alignment.generation import SamplerProcess
 from alignment.pipeline import default_sampling
 from alignment.settings import AlignmentSettings
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from alignment.web.site import Site
 from annotation.quick_imports import uncollected
 from annotation.settings import AnnotationSettings

@@ -11,7 +11,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.scripted_voter import ScriptedVoter, politeness, quality, well_formed
-from alignment.starter import (
+from alignment.starter.kinds import drafts
+from alignment.starter.starter import (
     END,
     PAD,
     START,
@@ -24,8 +25,7 @@ from alignment.starter import (
     starter_prompts,
     starter_revision,
 )
-from alignment.starter_kinds import drafts
-from alignment.starter_text import STYLE_SHARES, Style, is_correct, questions, vocabulary
+from alignment.starter.text import STYLE_SHARES, Style, is_correct, questions, vocabulary
 from annotation.schema import Choice, Split
 
 EVAL_TEXTS = [p.messages[-1].content for p in starter_prompts() if p.split is Split.EVAL]

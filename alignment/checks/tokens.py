@@ -15,7 +15,7 @@ from alignment.checks.diagnosis import ExampleTokens, Finding, Level, Role, Toke
 from alignment.checks.examples import length_finding
 from alignment.checks.material import count_of
 from alignment.recipes import Method
-from alignment.starter import STARTER_DIR
+from alignment.starter.starter import STARTER_DIR
 from alignment.training.data import TokenizedPair, tokenize_example
 from annotation.schema import Message, PreferenceExample
 

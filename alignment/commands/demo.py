@@ -31,7 +31,7 @@ from alignment.registry import Registry
 from alignment.runs import Runs
 from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, evaluate
 from alignment.settings import STARTER, AlignmentSettings
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from annotation.faults import Fault
 from annotation.home import Home
 from annotation.schema import Split, utc_now

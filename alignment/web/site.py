@@ -20,7 +20,7 @@ from alignment.places.warm import WarmWorker
 from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
 from alignment.sampling.remote import RemoteGenerator, remote_settings
 from alignment.settings import AlignmentSettings
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.web.admin_view import ArgillaStatus
 from alignment.web.comparison import Comparison

@@ -34,8 +34,8 @@ from alignment.registry import Registry
 from alignment.run_store import RunFolder, Status
 from alignment.runs import Runs, RunState
 from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, Taste, best_of, evaluate
-from alignment.starter import STARTER_DIR, report_prompts, starter_prompts, starter_revision
-from alignment.starter_kinds import drafts
+from alignment.starter.kinds import drafts
+from alignment.starter.starter import STARTER_DIR, report_prompts, starter_prompts, starter_revision
 from annotation.export import Export, export_to_home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, ModelRef, Pair, Prompt, Split, Vote, VoteSource, utc_now

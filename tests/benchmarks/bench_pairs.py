@@ -38,7 +38,7 @@ from alignment.recipes import TrainingOptions
 from alignment.run_store import RunFolder
 from alignment.sampling.loading import load_model
 from alignment.scripted_voter import Evaluation, ScriptedVoter, Taste, evaluate
-from alignment.starter import STARTER_DIR, starter_revision
+from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export import copy_export, export_preferences
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Vote, VoteSource, utc_now

@@ -37,7 +37,7 @@ from alignment.recipes import Reference, TrainingOptions
 from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, Runs, RunState
 from alignment.scripted_voter import Quality, ScriptedVoter, Taste, quality
-from alignment.starter import STARTER_DIR, starter_revision
+from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export import Export, export_to_home
 from annotation.journal.journal import Journal
 from annotation.sampling import keep_different

@@ -17,7 +17,7 @@ from alignment.base import resolve_base
 from alignment.pipeline import Pipeline
 from alignment.run_store import RunFolder, RunState
 from alignment.settings import AlignmentSettings
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, Pair, Sampling, Split, Vote, utc_now

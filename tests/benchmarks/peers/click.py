@@ -28,7 +28,7 @@ from alignment.run_store import RunState
 from alignment.runs import Run
 from alignment.scripted_voter import ScriptedVoter
 from alignment.settings import AlignmentSettings
-from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
+from alignment.starter.starter import STARTER_DIR, starter_prompts, starter_revision
 from annotation.home import Home
 from annotation.journal.journal import Journal, JournalReader
 from annotation.schema import ModelRef, Pair, Prompt, Split, Vote, VoteSource, utc_now

@@ -22,7 +22,7 @@ from alignment.sampling import decode
 from alignment.sampling.batches import Row, draw_rows, generate_rows
 from alignment.sampling.llama import llama_of
 from alignment.sampling.loaded_model import LoadedModel
-from alignment.starter import STARTER_DIR, starter_prompts, starter_revision
+from alignment.starter.starter import STARTER_DIR, starter_prompts, starter_revision
 from annotation.sampling import LARGEST_BATCH, PER_DRAW
 from annotation.schema import ModelRef, Prompt, Sampling
 from tests.benchmarks.peers.machine import cpu_seconds, measure_machine

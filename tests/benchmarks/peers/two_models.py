@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.sampling.loaded_model import LoadedModel
-from alignment.starter import starter_prompts
+from alignment.starter.starter import starter_prompts
 from annotation.schema import ModelRef, Sampling
 from tests.benchmarks.peers.machine import cpu_seconds, measure_machine
 from tests.benchmarks.peers.sampling import REF, make_135m, stock, stock_answers

@@ -1,7 +1,7 @@
 """The starter model: a tiny chat model made from nothing, shipped with the recipe that made it.
 
 Owns the shipped weights' folder and `python -m alignment.starter OUT`, which remakes them from
-alignment.starter_text alone. Every prompt is in the training text, so what the model gets right
+alignment.starter.text alone. Every prompt is in the training text, so what the model gets right
 is memory, not knowledge, and an eval prompt's fact is asked in other words among the train
 prompts. Report prompts are no part of what is voted on, their facts neither: win rates to believe
 are measured there. The starter's use is that samples mix four styles, so that votes have something
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alignment import starter_text
+from alignment.starter import text as starter_text
 from annotation.schema import Prompt
 
 if TYPE_CHECKING:
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-STARTER_DIR = Path(__file__).with_name("starter_weights")
+STARTER_DIR = Path(__file__).with_name("weights")
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 
@@ -295,7 +295,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=Recipe().seed)
     options = parser.parse_args(arguments)
     build(options.out, Recipe(steps=options.steps, seed=options.seed))
-
-
-if __name__ == "__main__":
-    main()

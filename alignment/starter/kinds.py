@@ -1,7 +1,7 @@
 """The kinds of question that the starter model knows, one maker a kind.
 
-Owns how a fact of starter_facts.txt becomes questions and phrases, and which facts are kept for
-reports. Knows no model, and not how phrases become answers in styles: alignment.starter_text does
+Owns how a fact of facts.txt becomes questions and phrases, and which facts are kept for
+reports. Knows no model, and not how phrases become answers in styles: alignment.starter.text does
 that.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-FACTS = Path(__file__).with_name("starter_facts.txt")
+FACTS = Path(__file__).with_name("facts.txt")
 
 _REPORTED = "report "
 

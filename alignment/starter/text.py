@@ -2,7 +2,7 @@
 
 Owns the text that alignment.starter learns from and `is_correct`, which knows every answer.
 Knows no model and no voter. Nothing here tells a style from an answer's text: styles exist only
-while answers are made. Facts live in alignment/starter_facts.txt, one kind a section.
+while answers are made. Facts live in facts.txt, one kind a section.
 """
 
 import re
@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import cache
 from itertools import product
 
-from alignment.starter_kinds import Draft, drafts, to_sentence
+from alignment.starter.kinds import Draft, drafts, to_sentence
 
 
 class Style(StrEnum):

@@ -1,0 +1,1 @@
+"""The starter model: its world, the recipe that makes it from nothing, and its weights."""
