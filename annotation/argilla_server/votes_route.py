@@ -36,6 +36,7 @@ MAX_RECORDS = 1000
 _RECORDS, _RESPONSES = Record.__table__, Response.__table__
 _MEMBERS = DatasetUser.__table__
 _adapter = TypeAdapter(UserResponseCreate)
+_SAID = "some text"
 _Session = Annotated[AsyncSession, Depends(get_async_db)]
 _Caller = Annotated[User, Security(auth.get_current_user)]
 
@@ -103,8 +104,8 @@ async def _take(db: AsyncSession, dataset: Dataset, items: Sequence[VotesOnRecor
 
 
 class _Checker:
-    """A response as the server itself checks and stores it. Each sort of answer is looked at once:
-    a batch has a thousand responses and a handful of sorts.
+    """A response as the server itself checks and stores it. Each sort of answer is looked at once,
+    whatever its free text says: a batch has a thousand responses and a handful of sorts.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -113,19 +114,31 @@ class _Checker:
             for q in dataset.questions
         ]
         self._record = SimpleNamespace(dataset=SimpleNamespace(questions=questions), fields={})
+        self._texts = [q.name for q in dataset.questions if q.is_text]
         self._seen: dict[str, dict[str, Any]] = {}
 
     def __call__(self, response: dict[str, Any]) -> dict[str, Any]:
         try:
             user_id = UUID(response["user_id"])
-            sort = json.dumps([response["status"], response.get("values")], sort_keys=True)
+            values = response.get("values")
+            said = {name: values[name] for name in self._texts if values and _says(values, name)}
+            # The order of the answers counts: it is that of the stored text.
+            shape = {**values, **dict.fromkeys(said, _SAID)} if said else values
+            sort = json.dumps([response["status"], shape])
             if sort not in self._seen:
                 created = _adapter.validate_python(response)
                 ResponseCreateValidator.validate(created, self._record)
                 self._seen[sort] = created.model_dump(exclude={"user_id"})
         except (UnprocessableEntityError, LookupError, TypeError, AttributeError, ValueError) as ex:
             raise UnprocessableEntityError(f"record does not have valid responses: {ex}") from ex
-        return {"user_id": user_id, **self._seen[sort]}
+        found = {"user_id": user_id, **self._seen[sort]}
+        return {**found, "values": {**found["values"], **said}} if said else found
+
+
+def _says(values: dict[str, Any], name: str) -> bool:
+    """Whether the answer to the question is some text, and nothing beside it."""
+    held = values.get(name)
+    return isinstance(held, dict) and list(held) == ["value"] and isinstance(held["value"], str)
 
 
 async def _refuse_strangers(connection: Any, user_ids: set[UUID]) -> None:
