@@ -120,7 +120,7 @@ class _Checker:
     def __call__(self, response: dict[str, Any]) -> dict[str, Any]:
         try:
             user_id = UUID(response["user_id"])
-            values = response.get("values")
+            values: Any = response.get("values")
             said = {name: values[name] for name in self._texts if values and _says(values, name)}
             # The order of the answers counts: it is that of the stored text.
             shape = {**values, **dict.fromkeys(said, _SAID)} if said else values
