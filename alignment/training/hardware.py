@@ -4,6 +4,7 @@ Owns those choices. Knows no trainer and no loss.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from alignment.estimate import free_memory_bytes, load_shape, needs_checkpointing
 from alignment.recipes import Recipe, TrainingSpec
@@ -25,6 +26,28 @@ def trains_in_bf16(parameters: int) -> bool:
     if parameters < BF16_FROM_PARAMETERS:
         return False
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def cast_inputs_once(model: Any) -> None:
+    """Under autocast each adapted layer of `model` casts what it is given once.
+
+    PEFT casts it up to the adapter's fp32, and autocast down again, for the base and the adapter
+    apart; the products are the same.
+    """
+    import torch
+
+    def cast(_layer: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        inputs, *more = given
+        kind = inputs.device.type
+        if torch.is_autocast_enabled(kind):
+            inputs = inputs.to(torch.get_autocast_dtype(kind))
+        return inputs, *more
+
+    for layer in model.modules():
+        # Called again for the same model, it finds its work done.
+        if getattr(layer, "cast_input_dtype_enabled", False):
+            layer.cast_input_dtype_enabled = False
+            layer.register_forward_pre_hook(cast)
 
 
 def settle_threads(parameters: int) -> None:

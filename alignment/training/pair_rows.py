@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-ONE_MASK_TOKENS = 768
+ONE_MASK_TOKENS = 256
 """Up to here one masked product over the whole row beats several small ones."""
 
 

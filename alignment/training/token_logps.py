@@ -50,20 +50,27 @@ class _TokenScores(torch.autograd.Function):
         keeps_slope = ctx.needs_input_grad[0] and not any(ctx.needs_input_grad[1:3])
         parts, slopes = [], []
         for rows in _portions(len(targets), len(weight)):
-            logits = _logits(hidden[rows].to(dtype), head, bias)
-            wanted = targets[rows, None]
+            inputs, wanted = hidden[rows].to(dtype), targets[rows, None]
+            logits = _logits(inputs, head, bias)
             top, index = logits.max(-1, keepdim=True)
             at_target, mean = logits.gather(-1, wanted), logits.mean(-1)
-            weights = torch.exp(logits - top)
+            if not keeps_slope:
+                plain = logits.clone()
+            weights = logits.sub_(top).exp_()
             total = weights.sum(-1, keepdim=True)
             log_total = top + total.log()
-            expected = torch.einsum("nv,nv->n", weights, logits) / total[:, 0]
+            if keeps_slope:
+                # Σ p w, which times the hidden state is also the mean logit under p.
+                mixed = (weights.to(dtype) @ head).float() / total
+                slopes.append(head[wanted[:, 0]].float() - mixed)
+                expected = (mixed * inputs).sum(-1)
+                if bias is not None:
+                    expected += weights @ bias.float() / total[:, 0]
+            else:
+                expected = torch.einsum("nv,nv->n", weights, plain) / total[:, 0]
             is_top1 = (index == wanted)[:, 0]
             scores = (at_target - log_total)[:, 0], log_total[:, 0] - expected, mean, is_top1
             parts.append((*scores, log_total))
-            if keeps_slope:
-                probabilities = weights.div_(total).to(dtype)
-                slopes.append(head[wanted[:, 0]].float() - (probabilities @ head).float())
         found = [torch.cat(part) for part in zip(*parts, strict=True)]
         slope = torch.cat(slopes) if slopes else None
         ctx.save_for_backward(hidden, weight, bias, targets, found[4], slope)

@@ -16,6 +16,7 @@ from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair
 from alignment.training.hardware import (
+    cast_inputs_once,
     settle_threads,
     split_batch,
     trains_in_bf16,
@@ -204,6 +205,8 @@ def _share(trainer: Any) -> bool:
         return False
     if (reference := getattr(trainer, "ref_model", None)) is not None:
         share_prompts(trainer.accelerator.unwrap_model(reference), FusedCausalLMOutput)
+    if trainer.args.bf16:
+        cast_inputs_once(trainer.model)
     return share_prompts(_bare(trainer.model), FusedCausalLMOutput)
 
 
