@@ -14,7 +14,16 @@ from tests.benchmarks.peers.machine import measure_machine
 from tests.benchmarks.peers.table import HEAD
 from tests.running_app import ROOT
 
-NAMES: tuple[str, ...] = ("sampling", "voting", "start", "click", "two_models", "argilla", "export")
+NAMES: tuple[str, ...] = (
+    "sampling",
+    "training",
+    "voting",
+    "start",
+    "click",
+    "two_models",
+    "argilla",
+    "export",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
