@@ -18,11 +18,11 @@ NAMES: tuple[str, ...] = (
     "sampling",
     "training",
     "voting",
+    "argilla",
+    "export",
     "start",
     "click",
     "two_models",
-    "argilla",
-    "export",
 )
 
 
