@@ -29,6 +29,7 @@ PACKAGES = (
     "huggingface-hub",
     "jinja2",
     "numpy",
+    "orjson",
     "peft",
     "psutil",
     "pydantic",
