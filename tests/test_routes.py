@@ -126,13 +126,14 @@ def test_no_pair_is_503_and_already_names_the_voter(app: FastAPI, journal: Journ
 def test_a_gold_pair_looks_like_any_other_until_its_vote(journal: Journal) -> None:
     gold = gold_pairs([GoldRow(Prompt.from_text("2 + 2?"), "4", "5")], b"side", NOON)
     journal.set_gold_pairs(gold).result()
-    journal.add_pairs([make_pair(f"p{n}") for n in range(9)]).result()
+    # The voter is new at each run, so what it draws is chance: all of 60 without gold is 2^-60.
+    journal.add_pairs([make_pair(f"p{n}") for n in range(60)]).result()
     voting = Voting(journal, votes_per_pair=1, side_secret=b"side", gold_share=0.5)
     health = Health("ok", 3, "ready", 0, "starter@11111111")
     app = FastAPI()
     app.include_router(build_vote_routes(voting, VoterCookies(b"cookie"), lambda: health))
     with TestClient(app) as client:
-        for _ in range(9):
+        for _ in range(60):
             body = client.post("/api/pairs").json()
             assert set(body) == {"id", "prompt", "a", "b"}
             said = client.post("/api/votes", json={"pair": body["id"], "choice": "a"}).json()
