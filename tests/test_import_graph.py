@@ -49,6 +49,8 @@ WEIGHTS = {
     "alignment/training/hardware.py",
     "alignment/training/answers.py",
     "alignment/training/losses.py",
+    "alignment/training/methods/dpo.py",
+    "alignment/training/methods/sft.py",
     "alignment/training/pair_rows.py",
     "alignment/training/samples.py",
     "alignment/training/shared_prompt.py",
@@ -70,7 +72,13 @@ ONLY_IN = {
     },
     # Imported by name, where a Space lends GPUs, in alignment/sampling/zero_gpu.py.
     "spaces": set(),
-    "trl": {"alignment/training/trainers.py"},
+    "trl": {
+        "alignment/training/methods/common.py",
+        "alignment/training/methods/dpo.py",
+        "alignment/training/methods/orpo.py",
+        "alignment/training/methods/sft.py",
+        "alignment/training/trainers.py",
+    },
     "torch": WEIGHTS,
     "peft": WEIGHTS,
     "transformers": WEIGHTS,

@@ -5,7 +5,7 @@ Owns how several processes share them. Loads no weights; heavy imports happen in
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from alignment.estimate import load_shape
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
+from alignment.training.losses import IGNORED
 from alignment.training.progress import TrainingError
 from annotation.export import load_examples
 
@@ -60,3 +61,13 @@ def to_dataset(rows: Sequence[TokenizedPair], shared: Path) -> Any:
         dataset.save_to_disk(str(shared))
     processes.wait_for_everyone()
     return load_from_disk(str(shared))
+
+
+def labelled(row: Mapping[str, Any], side: str) -> dict[str, list[int]]:
+    """A tokenized pair's `side` as a model takes it, labelled on the completion alone."""
+    prompt_ids, ids = row["prompt_ids"], row[f"{side}_ids"]
+    return {
+        "input_ids": prompt_ids + ids,
+        "attention_mask": [1] * (len(prompt_ids) + len(ids)),
+        "labels": [IGNORED] * len(prompt_ids) + ids,
+    }

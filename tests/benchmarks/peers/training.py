@@ -306,8 +306,8 @@ def _stock(place: Path, method: str, shape: str, _checkpointing: bool) -> Any:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     from alignment.training.losses import completion_nll
+    from alignment.training.methods.orpo import orpo_row
     from alignment.training.rows import load_rows, to_dataset
-    from alignment.training.trainers import _orpo_row
     from alignment.training.warm_start import starting_point
 
     class StockDpo(DPOTrainer):  # type: ignore[misc]
@@ -315,7 +315,7 @@ def _stock(place: Path, method: str, shape: str, _checkpointing: bool) -> Any:
             return dataset  # in tokens already
 
     class StockOrpo(ORPOTrainer):  # type: ignore[misc]
-        tokenize_row = staticmethod(_orpo_row)
+        tokenize_row = staticmethod(orpo_row)
 
         def concatenated_forward(self, model: Any, batch: Any) -> tuple[Any, ...]:
             # The NLL that ours takes; one product of two numbers a pair.

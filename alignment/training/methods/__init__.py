@@ -1,0 +1,1 @@
+"""TRL's trainers as each method of a run has them: what ours change of them, and why."""
