@@ -6,8 +6,6 @@ numbers of a step do not depend on any of it. Knows no loss.
 
 import json
 import math
-import resource
-import sys
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +16,7 @@ from alignment.recipes import TrainingSpec
 from alignment.run_store import Metric, RunFolder, RunState
 from alignment.training.checkpoints import attach_best, keep_best, seal
 from alignment.training.early_stop import HeldOut, Judgement, judge, sampled_steps, scored_steps
+from alignment.training.peak import peak_resident_bytes
 from alignment.training.progress import (
     Stopped,
     StopSignal,
@@ -178,12 +177,8 @@ class Watch:
         """The most memory that the run has held so far: the GPU's where there is one."""
         import torch
 
-        if torch.cuda.is_available():
-            used = int(torch.cuda.max_memory_allocated())
-        else:
-            # Kibibytes, but bytes on macOS.
-            unit = 1 if sys.platform == "darwin" else 1024
-            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        on_gpu = torch.cuda.is_available()
+        used = int(torch.cuda.max_memory_allocated()) if on_gpu else peak_resident_bytes()
         return max(used, self.memory.peak_bytes)
 
     def _measured(self, metric: Metric) -> Metric:
