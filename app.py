@@ -71,7 +71,7 @@ def status(
 def export(directory: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
     """Write the preference dataset: train.jsonl, dataset.json, card."""
     from alignment.pipeline import open_reader
-    from annotation.export import export_preferences
+    from annotation.export.export import export_preferences
 
     with open_reader(this_home()) as journal, logged("export") as action:
         done = export_preferences(journal, directory)

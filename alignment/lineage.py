@@ -17,7 +17,7 @@ from alignment.hub.tuned import tuned_weight_files
 from alignment.recipes import Reference, TrainingSpec
 from alignment.run_store import FinalMetrics, RunFolder
 from alignment.settings import STARTER
-from annotation.export import ExportError, load_export
+from annotation.export.export import ExportError, load_export
 from annotation.faults import Fault
 from annotation.hub.client import HubError, look_up
 from annotation.hub.dataset import find_published

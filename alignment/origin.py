@@ -21,7 +21,7 @@ from alignment.lineage import is_folder, sha256_of_row
 from alignment.recipes import Recipe, TrainingSpec
 from alignment.run_store import RunFolder, RunState, start_of
 from alignment.settings import AlignmentSettings
-from annotation.export import Export, ExportError, load_examples, load_export
+from annotation.export.export import Export, ExportError, load_examples, load_export
 from annotation.faults import Fault
 from annotation.hub.client import HubError, call_again, probe
 from annotation.hub.dataset import DatasetError, fetch_dataset, find_published

@@ -28,7 +28,7 @@ from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
-from annotation.export import (
+from annotation.export.export import (
     Export,
     PreparedExport,
     export_preferences,

@@ -28,7 +28,7 @@ from alignment.run_store import (
     hold_lock,
 )
 from alignment.training.ends import vanished_line
-from annotation.export import Export, copy_export
+from annotation.export.export import Export, copy_export
 from annotation.hub.dataset import find_published
 from annotation.schema import utc_now
 

@@ -42,7 +42,7 @@ from alignment.training.sift import left_out
 from alignment.training.trainers import build_trainer
 from alignment.training.watch import NothingLeft, Watch, watch_callback
 from alignment.training.weights import save_weights
-from annotation.export import load_examples
+from annotation.export.export import load_examples
 
 
 def main(arguments: Sequence[str]) -> int:

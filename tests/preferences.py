@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.base import ResolvedBase
-from annotation.export import Export, export_preferences
+from annotation.export.export import Export, export_preferences
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Sampling, Split, Vote
 

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from alignment.recipes import Loss, Method, Recipe, TrainingSpec
 from alignment.run_store import FinalMetrics, RunFolder, RunState, Status
 from annotation.consent import DEFAULT_LICENCE
-from annotation.export import ExportCounts, sha256_of_votes, write_about
-from annotation.export_pass import Contents
+from annotation.export.export import ExportCounts, sha256_of_votes, write_about
+from annotation.export.preferences import Contents
 from annotation.quality.votes_meter import VotesMeter
 from annotation.schema import ModelRef
 

@@ -22,7 +22,7 @@ from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
 from alignment.training.hardware import split_batch
 from alignment.training.progress import TrainingError
-from annotation.export import Export
+from annotation.export.export import Export
 from annotation.settings import SettingsError, load_settings
 from tests.preferences import export_of, tiny_base
 from tests.running_app import free_port

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.web.admin_view import ArgillaStatus, describe_backup, describe_votes
 from annotation.backup.sync import BackupStatus
-from annotation.export import ExportCounts
+from annotation.export.export import ExportCounts
 
 AT = datetime(2026, 3, 1, 12, 30, 5, tzinfo=UTC)
 

@@ -15,7 +15,7 @@ from alignment.recipes import Method, Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import Metric, RunState, Sample
 from alignment.runs import Runs
 from alignment.starter.starter import STARTER_DIR, starter_revision
-from annotation.export import export_preferences
+from annotation.export.export import export_preferences
 from annotation.journal.journal import JournalReader
 from annotation.schema import ModelRef
 from tests.preferences import TINY

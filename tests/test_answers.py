@@ -17,7 +17,7 @@ from alignment.training.answers import (
     repetition,
 )
 from alignment.training.data import split_held_out
-from annotation.export import Export, load_examples
+from annotation.export.export import Export, load_examples
 from tests.preferences import export_of
 from tests.trainer_fixture import MakeTrainer, shake, spec_of
 

@@ -18,7 +18,7 @@ from alignment.recipes import TrainingOptions
 from alignment.run_store import RunState
 from alignment.runs import Runs
 from alignment.starter.starter import starter_prompts
-from annotation.export import Export
+from annotation.export.export import Export
 from annotation.schema import Prompt
 from tests.preferences import TINY, WHEN, export_of, tiny_base
 from tests.tiny import make_tiny_model

@@ -13,7 +13,7 @@ from alignment.chat import end_of_turn_ids
 from alignment.checks.base_checks import BaseProblem, check_base
 from alignment.training.data import tokenize_example
 from alignment.training.progress import TrainingError
-from annotation.export import Export, load_examples
+from annotation.export.export import Export, load_examples
 from annotation.schema import Message, ModelRef, PreferenceExample, Prompt
 from tests.tiny import EOS_ID, make_tiny_model
 from tests.trainer_fixture import MakeTrainer, batch_of, tokenizer_of

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from annotation.checks import MOST_CHECKS, Checks
-from annotation.export import prepare_export
+from annotation.export.export import prepare_export
 from annotation.gold import GOLD_MODEL, GoldError, gold_pairs, load_gold
 from annotation.journal.issue import issue_pair
 from annotation.journal.journal import Journal

@@ -39,7 +39,7 @@ from alignment.training.progress import StopSignal, TrainingError, is_main_proce
 from alignment.training.samples import PROMPTS, Sampler, sample_prompts
 from alignment.training.trainers import build_trainer
 from alignment.training.watch import Watch
-from annotation.export import Export, copy_export, load_examples
+from annotation.export.export import Export, copy_export, load_examples
 from annotation.schema import PreferenceExample
 from tests.preferences import TINY, WHEN, export_of
 from tests.tiny import make_tiny_model

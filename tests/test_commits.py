@@ -14,7 +14,7 @@ from alignment.publish import publish_run
 from alignment.registry import Registry, ResolvedBase
 from alignment.run_store import RunFolder
 from alignment.weights_gap import GapError, measure_gap
-from annotation.export import export_to_home
+from annotation.export.export import export_to_home
 from annotation.hub.client import HubError, Trouble
 from annotation.hub.commits import find_revision, make_repo, put_files, put_tag
 from annotation.hub.dataset import publish_dataset

@@ -12,7 +12,7 @@ from journal_parts import FIRST_MODEL, LEASE, NOON, SECOND_MODEL, make_pair, mak
 
 from annotation.checks import Checks
 from annotation.comparing import ComparisonPool, Models
-from annotation.export import prepare_export
+from annotation.export.export import prepare_export
 from annotation.journal.issue import MOST_COMPARISONS
 from annotation.journal.journal import Journal
 from annotation.schema import (

@@ -22,8 +22,14 @@ from alignment.recipes import TrainingOptions
 from alignment.runs import Runs
 from alignment.settings import AlignmentSettings
 from annotation.consent import note_licence
-from annotation.export import Export, export_to_home, live_votes, sha256_of_votes, votes_behind
-from annotation.export_card import describe_alpha
+from annotation.export.card import describe_alpha
+from annotation.export.export import (
+    Export,
+    export_to_home,
+    live_votes,
+    sha256_of_votes,
+    votes_behind,
+)
 from annotation.home import Home
 from annotation.hub.dataset import (
     DatasetError,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation.export import prepare_export
+from annotation.export.export import prepare_export
 from annotation.journal import writer as journal_writer
 from annotation.journal.deletion import ARGILLA_NOTE, note_published, was_published
 from annotation.journal.journal import Journal, UnknownPair

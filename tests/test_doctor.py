@@ -27,7 +27,7 @@ from alignment.run_store import RunError
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR
 from alignment.training.data import HOLD_OUT_FROM
-from annotation.export import (
+from annotation.export.export import (
     Export,
     ExportCounts,
     PreparedExport,

@@ -29,7 +29,7 @@ from alignment.estimate import (
 from alignment.plan import plan_run
 from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import FinalMetrics, RunError
-from annotation.export import Export, load_examples
+from annotation.export.export import Export, load_examples
 from tests.preferences import export_of, tiny_base
 from tests.tiny import make_tiny_model
 
@@ -161,7 +161,7 @@ def test_memory_is_near_what_a_real_run_takes(
         "from alignment.plan import plan_run; from alignment.recipes import TrainingOptions;"
         "from alignment.run_store import RunFolder;"
         "from alignment.training.trainers import build_trainer;"
-        "from annotation.export import copy_export, load_export;"
+        "from annotation.export.export import copy_export, load_export;"
         "from tests.preferences import tiny_base;"
         "export = load_export(Path(sys.argv[1])); base = tiny_base(Path(sys.argv[2]));"
         "folder = RunFolder(Path(sys.argv[3])); copy_export(export, folder.dataset);"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from annotation.consent import note_licence
-from annotation.export import (
+from annotation.export.export import (
     ExportError,
     export_preferences,
     export_to_home,

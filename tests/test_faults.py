@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from alignment.web.admin_view import ArgillaStatus, describe_votes
-from annotation.export import prepare_export
+from annotation.export.export import prepare_export
 from annotation.journal.journal import Journal
 from annotation.quality.voter_health import assess_voters
 from annotation.schema import Completion, ModelRef, Pair, Prompt, Sampling

@@ -44,7 +44,7 @@ from alignment.run_store import Metric, RunError, RunFolder, RunState, Sample, S
 from alignment.runs import Run, Runs
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR, starter_revision
-from annotation.export import Export, copy_export
+from annotation.export.export import Export, copy_export
 from annotation.hub.commits import commit_files
 from annotation.schema import ModelRef, utc_now
 

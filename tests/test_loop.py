@@ -14,7 +14,7 @@ from running_app import RunningApp, run_command, submitted_votes
 
 from alignment.commands.demo import judge
 from alignment.scripted_voter import Evaluation, evaluate
-from annotation.export import load_examples
+from annotation.export.export import load_examples
 from annotation.home import Home
 from annotation.schema import Split
 

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from annotation.argilla_store.records import pair_from_record, to_record
 from annotation.asking import MAX_WAITING, AskQueue
-from annotation.export import prepare_export
+from annotation.export.export import prepare_export
 from annotation.faults import Unaskable
 from annotation.journal.journal import Journal, UnknownPair
 from annotation.own_prompts import Mode, OwnPrompts

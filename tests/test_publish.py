@@ -36,7 +36,7 @@ from alignment.registry import Registry
 from alignment.run_store import Metric, RunFolder, RunState, Sample
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR, starter_revision
-from annotation.export import copy_export, export_to_home
+from annotation.export.export import copy_export, export_to_home
 from annotation.home import Home
 from annotation.journal.deletion import was_published
 from annotation.journal.journal import Journal

@@ -10,7 +10,7 @@ import pytest
 from alignment.run_store import RunFolder
 from alignment.training import references, sift
 from alignment.training.references import FOLDER, KeptReferences, kept_references
-from annotation.export import Export
+from annotation.export.export import Export
 from tests.preferences import export_of
 from tests.tiny import make_tiny_model
 from tests.trainer_fixture import MakeTrainer, spec_of

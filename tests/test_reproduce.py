@@ -30,7 +30,7 @@ from alignment.registry import Registry
 from alignment.run_store import RunFolder, RunState
 from alignment.settings import AlignmentSettings
 from alignment.trace import TraceError, trace_model
-from annotation.export import live_votes, sha256_of_votes
+from annotation.export.export import live_votes, sha256_of_votes
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Sampling, Vote

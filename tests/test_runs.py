@@ -30,7 +30,7 @@ from alignment.recipes import (
 )
 from alignment.run_store import ACTIVE, NEXT_STATES, Metric, RunFolder, RunState, Status
 from alignment.runs import Run, RunError, Runs
-from annotation.export import Export, load_examples
+from annotation.export.export import Export, load_examples
 from tests.preferences import TINY, WHEN, export_of, tiny_base
 from tests.tiny import make_tiny_model
 
@@ -55,7 +55,7 @@ def orphaned(
     home = tmp_path_factory.mktemp("orphaned")
     starter = (
         "import os, sys; from pathlib import Path; from alignment.runs import Runs;"
-        "from annotation.export import load_export; from tests.preferences import tiny_base;"
+        "from annotation.export.export import load_export; from tests.preferences import tiny_base;"
         "home, base, export = map(Path, sys.argv[1:]);"
         "from alignment.recipes import TrainingOptions;"
         "options = TrainingOptions('dpo', steps=8); base = tiny_base(base);"

@@ -25,7 +25,7 @@ from alignment.training import sift
 from alignment.training.data import split_held_out
 from alignment.training.sift import SIFTED, against_their_votes, first_pass, reward_margins
 from alignment.training.trainers import build_trainer
-from annotation.export import Export, copy_export, load_examples
+from annotation.export.export import Export, copy_export, load_examples
 from tests.preferences import WHEN, export_of, tiny_base
 from tests.trainer_fixture import MakeTrainer, rows_of, shake, spec_of, token_logps
 

@@ -14,7 +14,7 @@ from alignment.recipes import Method, Tuning
 from alignment.training.data import split_held_out, tokenize_example, tokenize_examples
 from alignment.training.losses import completion_nll
 from alignment.training.weights import save_adapter
-from annotation.export import Export, load_examples
+from annotation.export.export import Export, load_examples
 from annotation.schema import Message, PreferenceExample
 from tests.preferences import TINY, export_of
 from tests.tiny import EOS_ID

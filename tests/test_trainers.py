@@ -20,7 +20,7 @@ from alignment.training import trainers
 from alignment.training.data import TokenizedPair
 from alignment.training.hardware import settle_threads, wants_checkpointing
 from alignment.training.weights import save_weights
-from annotation.export import Export, copy_export, load_examples
+from annotation.export.export import Export, copy_export, load_examples
 from tests.preferences import export_of, tiny_base
 from tests.tiny import EOS_ID, make_tiny_model
 from tests.trainer_fixture import MakeTrainer, batch_of, rows_of, shake, spec_of, token_logps

@@ -16,7 +16,7 @@ from annotation.asking import Answered, AskQueue, Draft, Line, Unanswered
 from annotation.backup.events import BackupBase, Header, from_file, merge, to_files
 from annotation.backup.journal_backup import JournalBackup
 from annotation.checks import is_flipped
-from annotation.export import live_votes, prepare_export
+from annotation.export.export import live_votes, prepare_export
 from annotation.journal.journal import Journal, NotYours
 from annotation.journal.votes import TRIED
 from annotation.quality.quality import summarise_quality

@@ -18,7 +18,7 @@ from alignment.places.warm import WarmWorker
 from alignment.recipes import TrainingOptions
 from alignment.run_store import RunState
 from alignment.runs import Runs
-from annotation.export import Export
+from annotation.export.export import Export
 from tests.preferences import export_of, tiny_base
 from tests.tiny import make_tiny_model
 

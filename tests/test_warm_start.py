@@ -21,7 +21,7 @@ from alignment.run_store import RunError, RunFolder, RunState
 from alignment.runs import Runs
 from alignment.settings import AlignmentSettings
 from alignment.training.weights import save_weights
-from annotation.export import Export
+from annotation.export.export import Export
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.schema import ModelRef

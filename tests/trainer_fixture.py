@@ -12,7 +12,7 @@ import pytest
 from alignment.recipes import Method, Recipe, Reference, Start, TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.trainers import build_trainer
-from annotation.export import Export, copy_export
+from annotation.export.export import Export, copy_export
 from tests.preferences import TINY, export_of
 from tests.tiny import make_tiny_model
 

@@ -18,7 +18,7 @@ from alignment.places.child import child_environment, end_child, is_child_alive,
 from alignment.recipes import Method
 from alignment.run_store import RunError, hold_lock
 from alignment.runs import Runs
-from annotation.export import Export, copy_export
+from annotation.export.export import Export, copy_export
 from annotation.faults import Fault
 from annotation.schema import Prompt, utc_now
 

@@ -25,7 +25,7 @@ from alignment.registry import Registry
 from alignment.run_store import RunState
 from alignment.runs import Run, RunError, Runs
 from alignment.scripted_voter import Quality, ScriptedVoter, evaluate, quality
-from annotation.export import load_export
+from annotation.export.export import load_export
 from annotation.faults import Fault
 from annotation.prompts import one_line
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from annotation.export import PreparedExport
+from annotation.export.export import PreparedExport
 from annotation.quality.voter_health import VoterHealth
 from annotation.schema import PreferenceExample, Vote
 

@@ -27,7 +27,7 @@ from alignment.run_store import RunFolder
 from alignment.runs import Run, Runs
 from alignment.settings import AlignmentSettings
 from alignment.weights_gap import Gap, measure_gap
-from annotation.export import Export
+from annotation.export.export import Export
 from annotation.faults import Fault
 from annotation.home import Home
 from annotation.schema import utc_now

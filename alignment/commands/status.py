@@ -16,8 +16,8 @@ from alignment.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.backup.journal_backup import BackupReader
 from annotation.comparing import ComparisonPool
-from annotation.export import count_export
-from annotation.export_card import ExportCounts
+from annotation.export.card import ExportCounts
+from annotation.export.export import count_export
 from annotation.home import Home, running_app
 from annotation.sampling import PairPool
 from annotation.settings import AnnotationSettings

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from alignment.hub.evidence import Evidence, describe_evidence
 from alignment.recipes import Loss, Method, Reference, Tuning
-from annotation.export_card import describe_alpha
+from annotation.export.card import describe_alpha
 from annotation.quality.votes_measured import Figure
 
 BASE_FOLDER = "base"

@@ -23,7 +23,7 @@ from alignment.places.jobs_report import FolderReporter, to_line
 from alignment.recipes import TrainingSpec
 from alignment.run_store import ACTIVE, RunError, RunFolder, RunState, Status
 from alignment.settings import AlignmentSettings
-from annotation.export import load_export
+from annotation.export.export import load_export
 from annotation.faults import Fault
 from annotation.hub.client import HubError, call_again
 from annotation.hub.commits import commit_files

@@ -16,7 +16,7 @@ from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
 from alignment.training.losses import IGNORED
 from alignment.training.progress import TrainingError
-from annotation.export import load_examples
+from annotation.export.export import load_examples
 
 
 def load_rows(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from annotation.backup.sync import BackupStatus
-from annotation.export import PreparedExport
-from annotation.export_card import ExportCounts
+from annotation.export.card import ExportCounts
+from annotation.export.export import PreparedExport
 
 PREVIEW_EXAMPLES = 8
 CELL_CHARACTERS = 160

@@ -14,7 +14,7 @@ from time import sleep as wait
 
 from huggingface_hub import constants, hf_hub_download
 
-from annotation.export import EXPORT_FILES, Export, ExportError, load_examples, load_export
+from annotation.export.export import EXPORT_FILES, Export, ExportError, load_examples, load_export
 from annotation.faults import Fault
 from annotation.home import write_private
 from annotation.hub.client import HubError, Trouble, call_again, look_up

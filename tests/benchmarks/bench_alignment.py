@@ -36,7 +36,7 @@ from alignment.runs import Runs, RunState
 from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, Taste, best_of, evaluate
 from alignment.starter.kinds import drafts
 from alignment.starter.starter import STARTER_DIR, report_prompts, starter_prompts, starter_revision
-from annotation.export import Export, export_to_home
+from annotation.export.export import Export, export_to_home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, ModelRef, Pair, Prompt, Split, Vote, VoteSource, utc_now
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from alignment.recipes import TrainingOptions
 from alignment.scripted_voter import ScriptedVoter
-from annotation.export import Export, export_to_home
+from annotation.export.export import Export, export_to_home
 from annotation.journal.journal import Journal
 from annotation.quality.voter_health import assess_voters
 from annotation.schema import Choice, Pair, PairKind, Vote, VoteSource, utc_now

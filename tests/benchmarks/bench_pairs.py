@@ -39,7 +39,7 @@ from alignment.run_store import RunFolder
 from alignment.sampling.loading import load_model
 from alignment.scripted_voter import Evaluation, ScriptedVoter, Taste, evaluate
 from alignment.starter.starter import STARTER_DIR, starter_revision
-from annotation.export import copy_export, export_preferences
+from annotation.export.export import copy_export, export_preferences
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Vote, VoteSource, utc_now
 from tests.benchmarks.bench_alignment import prompts_of
@@ -224,7 +224,7 @@ def _train(folder: RunFolder, ground: Ground, examples: int) -> tuple[int, tuple
     """DPO with its preset on the folder's dataset: the steps taken, and the answers after them."""
     from alignment.training.trainers import build_trainer
     from alignment.training.weights import save_adapter
-    from annotation.export import load_export
+    from annotation.export.export import load_export
 
     base = the_base()
     spec = plan_run(

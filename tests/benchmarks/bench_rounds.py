@@ -38,7 +38,7 @@ from alignment.registry import RegisteredModel, Registry
 from alignment.runs import Run, Runs, RunState
 from alignment.scripted_voter import Quality, ScriptedVoter, Taste, quality
 from alignment.starter.starter import STARTER_DIR, starter_revision
-from annotation.export import Export, export_to_home
+from annotation.export.export import Export, export_to_home
 from annotation.journal.journal import Journal
 from annotation.sampling import keep_different
 from annotation.schema import Choice, ModelRef, Pair, Prompt, Vote, VoteSource, utc_now

@@ -30,7 +30,7 @@ from pathlib import Path
 from annotation.argilla_server.launcher import Credentials, EmbeddedArgilla
 from annotation.argilla_store.records import to_record, to_response, voter_user_id
 from annotation.argilla_store.store import ArgillaConnection, ArgillaStore
-from annotation.export import export_preferences, load_examples
+from annotation.export.export import export_preferences, load_examples
 from annotation.journal.journal import Journal, JournalReader
 from annotation.journal.rows import vote_to_row
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Sampling, Vote

@@ -219,7 +219,7 @@ def _random_llama(shape: dict[str, int]) -> Any:
 
 
 def _export(place: Path) -> None:
-    from annotation.export import export_preferences
+    from annotation.export.export import export_preferences
     from annotation.journal.journal import Journal
     from annotation.schema import Choice, Completion, Pair, Prompt, Sampling, Split, Vote
     from tests.preferences import TINY
@@ -279,7 +279,7 @@ def _run(place: Path, method: str, shape: str, checkpointing: bool) -> tuple[Any
     """A run's folder and spec, as `plan_run` makes one, without its home."""
     from alignment.recipes import Recipe, TrainingSpec
     from alignment.run_store import RunFolder
-    from annotation.export import copy_export, load_export
+    from annotation.export.export import copy_export, load_export
     from tests.preferences import TINY
 
     folder = RunFolder(Path(tempfile.mkdtemp(dir=place)) / "run")

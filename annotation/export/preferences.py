@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.consent import licences_told
-from annotation.export_card import ExportCounts
-from annotation.export_lines import to_line
+from annotation.export.card import ExportCounts
+from annotation.export.lines import to_line
+from annotation.export.sorted_hash import SortedHash
 from annotation.faults import Fault
 from annotation.journal.journal import JournalReader
 from annotation.quality.votes_measured import VotesMeasured
@@ -26,7 +27,6 @@ from annotation.schema import (
     Vote,
     VoteSource,
 )
-from annotation.sorted_hash import SortedHash
 
 
 class ExportError(Fault):

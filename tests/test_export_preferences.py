@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 from test_export import BASE, MONDAY, TUNED, pair_of, prompts_of, vote_of
 
-from annotation import sorted_hash
-from annotation.export import (
+from annotation.export import sorted_hash
+from annotation.export.export import (
     count_export,
     export_preferences,
     load_examples,
     prepare_export,
     sha256_of_votes,
 )
-from annotation.export_lines import from_line, to_line
-from annotation.export_pass import write_lines
+from annotation.export.lines import from_line, to_line
+from annotation.export.preferences import write_lines
+from annotation.export.sorted_hash import SortedHash
 from annotation.journal.journal import Journal
 from annotation.journal.rows import connect
 from annotation.quality import alpha
@@ -45,7 +46,6 @@ from annotation.schema import (
     Vote,
     VoteSource,
 )
-from annotation.sorted_hash import SortedHash
 
 
 @pytest.fixture

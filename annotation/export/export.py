@@ -1,6 +1,6 @@
 """Votes become a preference dataset: who preferred what, sorted, hashed, the same every time.
 
-Owns the files of an export; what is a preference is the business of `export_pass`. Keeps no time
+Owns the files of an export; what is a preference is the business of `preferences`. Keeps no time
 and no voter's name: the same votes give the same bytes, in whatever order and on whatever day they
 were cast.
 """
@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from annotation.export_card import ExportCounts, export_card
-from annotation.export_lines import from_line, to_line
-from annotation.export_pass import (
+from annotation.export.card import ExportCounts, export_card
+from annotation.export.lines import from_line, to_line
+from annotation.export.preferences import (
     Contents,
     Examples,
     ExportError,

@@ -1,0 +1,1 @@
+"""From votes to a preference dataset, the same bytes every time."""
