@@ -211,7 +211,7 @@ def door_of(folder: Path, *, sign_in: bool, **settings: Any) -> TokenDoor | Acco
     home = Home(folder)
     site: Any = SimpleNamespace(
         alignment=AlignmentSettings(**settings),
-        sessions=object() if sign_in else None,
+        identity=SimpleNamespace(sessions=object() if sign_in else None),
         home=home,
         audit=AuditLog(home),
         on_space=False,

@@ -100,10 +100,10 @@ def test_a_run_has_what_answers_people_started_where_memory_is_ample(
     assert isinstance(site.comparer, SamplerProcess)
     try:
         enough = 10 * site.base.weights_bytes()
-        monkeypatch.setattr("alignment.web.site.free_memory_bytes", lambda: enough - 1)
+        monkeypatch.setattr("alignment.sampling.samplers.free_memory_bytes", lambda: enough - 1)
         site.warm.on_taken()
         assert site.comparer.pid is None
-        monkeypatch.setattr("alignment.web.site.free_memory_bytes", lambda: enough)
+        monkeypatch.setattr("alignment.sampling.samplers.free_memory_bytes", lambda: enough)
         site.warm.on_taken()
         assert site.comparer.pid is not None
     finally:

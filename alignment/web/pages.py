@@ -60,16 +60,18 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         title="Votetune",
         description="Routes for voters: signed-in Hub users, else bearers of the signed cookie.",
     )
-    cookies = VoterCookies(site.secret("cookie_secret"), site.sessions, framed=site.on_space)
+    cookies = VoterCookies(
+        site.identity.secret("cookie_secret"), site.identity.sessions, framed=site.on_space
+    )
     app.include_router(build_vote_routes(site.voting, cookies, site.health, not_yet=site.not_yet))
     callers = Callers(cookies, site.voting)
     app.include_router(build_prompt_routes(site.own_prompts, callers.elected))
     app.include_router(build_page_routes())
-    if site.provider and site.sessions:
-        state_secret = site.secret("login_secret")
+    if site.identity.provider and site.identity.sessions:
+        state_secret = site.identity.secret("login_secret")
         sign_in = SignIn(
-            site.provider,
-            site.sessions,
+            site.identity.provider,
+            site.identity.sessions,
             state_secret,
             framed=site.on_space,
             on_sign_in=door.note_sign_in if isinstance(door, AccountDoor) else lambda account: None,

@@ -149,10 +149,10 @@ def build_door(site: Site) -> AdminDoor:
     settings = site.alignment
     owner = settings.space_author_name.lower() if settings.space_author_name else None
     users = settings.admin_users or (frozenset({owner}) if owner else frozenset())
-    if site.sessions and users:
+    if site.identity.sessions and users:
         if settings.admin_token:
             log.warning("ADMIN_TOKEN opens nothing here: people sign in, and admins are accounts.")
-        return AccountDoor(AdminAccounts(users, owner), site.sessions, site.audit)
+        return AccountDoor(AdminAccounts(users, owner), site.identity.sessions, site.audit)
     if settings.admin_users:
         log.warning("ADMIN_USERS opens nothing here: nobody can sign in, so the token does.")
     configured = settings.admin_token.get_secret_value() if settings.admin_token else None

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Literal
 from alignment.audit import AuditLog
 from alignment.base import resolve_base
 from alignment.contest.contest import Contest, GateWatch
-from alignment.estimate import free_memory_bytes
-from alignment.generation import GenerationError, SamplerProcess
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
 from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
-from alignment.sampling.remote import RemoteGenerator, remote_settings
+from alignment.sampling.samplers import build_samplers, expect_questions
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.web.admin_view import ArgillaStatus
 from alignment.web.comparison import Comparison
+from alignment.web.identity import Identity
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store.store import ArgillaConnection
 from annotation.argilla_store.sync import ArgillaSync
@@ -35,7 +34,7 @@ from annotation.choosing import strategy_named
 from annotation.comparing import ComparisonPool
 from annotation.consent import note_licence
 from annotation.gold import GoldRow, gold_pairs
-from annotation.home import Home, derived_secret
+from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.own_prompts import OwnPrompts
 from annotation.prompts import load_prompts
@@ -45,8 +44,6 @@ from annotation.settings import AnnotationSettings
 from annotation.trying import BlindTries
 from annotation.voting import Voting
 from annotation.web.routes import Health
-from annotation.web.sessions import Sessions
-from annotation.web.sign_in import Provider
 
 if TYPE_CHECKING:
     from annotation.web.tab import VotePage
@@ -57,8 +54,6 @@ FORGETS = (
     "Votes are kept on this Space's own disk only and vanish when it restarts: "
     "its owner can set VOTES_REPO, or ARGILLA_API_URL and ARGILLA_API_KEY, to keep them."
 )
-SMALL_FOR = 10
-"""A base so many times smaller than free memory is loaded before anybody asks it."""
 BASE_NOTE = "base"
 """The journal's note of the base that its waiting pairs were sampled from."""
 
@@ -96,7 +91,13 @@ class Site:
             log.warning("run %s was interrupted and goes on", run.id)
         self.sampling = default_sampling(self.base)
         self._votes_per_pair = annotation.votes_per_pair
-        self.sampler, self.comparer = self._samplers()
+        samplers = build_samplers(
+            self.base,
+            alignment,
+            weights_path=self.pipeline.registry.weights_path,
+            logs=self.home.root,
+        )
+        self.sampler, self.comparer = samplers.drawing, samplers.answering
         asked = prompts or (starter_prompts() if self.base.is_starter else load_prompts(None))
         self.pool = PairPool(
             self.journal,
@@ -110,7 +111,8 @@ class Site:
         self.contest = Contest(self.pipeline.registry, self.journal, share=annotation.compare_share)
         self.comparisons = self._comparison_pool(asked)
         self.gate_watch = GateWatch(self.contest, self.journal)
-        secret = self.secret("side_secret")
+        self.identity = Identity(annotation, self.home, organisation=alignment.space_author_name)
+        secret = self.identity.secret("side_secret")
         self.journal.set_gold_pairs(gold_pairs(gold, secret, utc_now())).result()
         self.voting = Voting(
             self.journal,
@@ -122,7 +124,6 @@ class Site:
             gold_share=annotation.gold_share if gold else 0.0,
             compare_share=self.contest.compare_share,
         )
-        self.sessions = self._build_sessions()
         self.audit = AuditLog(self.home)
         self.asking = AskQueue(self.comparer)
         self.own_prompts = OwnPrompts(
@@ -168,30 +169,6 @@ class Site:
             sampling=self.sampling,
         )
 
-    def _build_sessions(self) -> Sessions | None:
-        """Where people may sign in: who has."""
-        if self._annotation.oauth_client_id is None:
-            return None
-        secret = self.secret("session_secret")
-        return Sessions(self.home.root / "sessions.json", secret, framed=self.on_space)
-
-    @property
-    def provider(self) -> Provider | None:
-        """Whom people sign in with."""
-        settings = self._annotation
-        if settings.oauth_client_id is None or settings.oauth_client_secret is None:
-            return None
-        # With a custom domain it names several hosts; the provider knows the first.
-        host = settings.space_host.split(",")[0].strip() if settings.space_host else None
-        return Provider(
-            url=settings.openid_provider_url,
-            client_id=settings.oauth_client_id,
-            client_secret=settings.oauth_client_secret,
-            scopes=settings.oauth_scopes,
-            public_url=f"https://{host}" if host else None,
-            organisation=self.alignment.space_author_name,
-        )
-
     def _backup_sync(self) -> BackupSync | None:
         if self._backup_repo is None:
             return None
@@ -208,13 +185,6 @@ class Site:
         self.broken = why
         self.leave()
 
-    def secret(self, name: str) -> bytes:
-        """One of the app's secrets: of COOKIE_SECRET where it is set, else the home's own."""
-        configured = self._annotation.cookie_secret
-        if configured is None:
-            return self.home.secret(name)
-        return derived_secret(configured.get_secret_value(), name)
-
     def _retire_pairs_of_another_base(self) -> None:
         # Only a home without votes may change its base; its waiting pairs are of the old one.
         ref = self.base.ref
@@ -223,25 +193,6 @@ class Site:
             retired = self.journal.retire_unvoted_pairs().result()
             log.info("%d pairs of another base are retired", retired)
         self.journal.set_note(BASE_NOTE, spoken).result()
-
-    def _samplers(
-        self,
-    ) -> tuple[SamplerProcess | RemoteGenerator, SamplerProcess | RemoteGenerator]:
-        """What draws the pairs, and what answers people who wait: one server, or two processes."""
-        if remote := remote_settings(self.alignment, self.base.ref):
-            both = RemoteGenerator(self.base.ref, remote)
-            return both, both
-        # The second starts when somebody asks, in the midst of others' voting.
-        return self._sampler("sampler"), self._sampler("comparer", patient=True)
-
-    def _sampler(self, name: str, *, patient: bool = False) -> SamplerProcess:
-        return SamplerProcess(
-            self.base,
-            weights_path=self.pipeline.registry.weights_path,
-            log=self.home.root / f"{name}.log",
-            patient=patient,
-            zero_gpu=self.alignment.spaces_zero_gpu,
-        )
 
     def _argilla(self) -> ArgillaConnection | None:
         settings = self._annotation
@@ -315,14 +266,7 @@ class Site:
         return self.pairs_ready() > 0 and self.argilla_state() != "starting"
 
     def _expect_questions(self) -> None:
-        """A run has begun, so its model will be asked: what answers people loads meanwhile."""
-        # Not where that might take memory that the run counts on.
-        if SMALL_FOR * self.base.weights_bytes() > free_memory_bytes():
-            return
-        try:
-            self.comparer.start()
-        except (GenerationError, OSError) as error:
-            log.warning("what answers people starts when they ask: %s", error)
+        expect_questions(self.comparer, self.base)
 
     def stop(self) -> None:
         self._closing.close()
