@@ -27,6 +27,7 @@ from annotation.hub.client import (
     probe,
 )
 from annotation.schema import ModelRef
+from annotation.whole_files import write_whole
 
 SMALL_FILES = (
     "config.json",
@@ -349,11 +350,9 @@ def _load_binding(home: Path, *, is_held: bool) -> _Binding | None:
 
 
 def _save_binding(home: Path, binding: _Binding) -> None:
-    draft = home / f".base.json.{os.getpid()}"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(binding), indent=2) + "\n")
-        draft.replace(home / "base.json")
+        write_whole(home / "base.json", json.dumps(asdict(binding), indent=2) + "\n")
     except OSError as error:
         raise BaseModelError(
             f"VOTETUNE_HOME={home} can't be written ({error.strerror}): name a folder that can be."

@@ -6,7 +6,6 @@ logs, checkpoints, votes or a path of this machine. Idempotent.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -42,6 +41,7 @@ from annotation.hub.commits import (
     put_files,
     put_tag,
 )
+from annotation.whole_files import write_whole
 
 RECORD, MERGED_RECORD = "published.json", "published-merged.json"
 TELLING = (CARD, LINEAGE, CURVES)
@@ -106,9 +106,7 @@ def publish_run(
     except HubError as error:
         raise PublishError(_line(folder, repo, error)) from None
     record = folder.path / (MERGED_RECORD if merged_into else RECORD)
-    draft = record.with_name(f".{record.name}.{os.getpid()}")
-    draft.write_text(json.dumps(asdict(published), indent=2) + "\n")
-    draft.replace(record)
+    write_whole(record, json.dumps(asdict(published), indent=2) + "\n")
     return published
 
 

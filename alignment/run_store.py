@@ -7,7 +7,6 @@ training child write states, always through `RunFolder.move`. Starts and stops n
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from alignment.recipes import Recipe, Start, TrainingSpec
 from annotation.faults import Fault
 from annotation.schema import ModelRef, utc_now
+from annotation.whole_files import write_whole
 
 COMPLETE = "complete"
 """Marks a checkpoint that was written to its end."""
@@ -286,9 +286,13 @@ class RunFolder:
         """One metric a step, in order. A line that is still being written is left for later."""
         return _read_lines(self.metrics_file, Metric)
 
+    def write_metrics(self, metrics: Sequence[Metric]) -> None:
+        """Put `metrics` in place of those that are there."""
+        _write_lines(self.metrics_file, metrics)
+
     def keep_metrics(self, through_step: int) -> None:
         """Forget steps after `through_step`: a resumed run takes them again."""
-        _write_lines(self.metrics_file, [m for m in self.metrics() if m.step <= through_step])
+        self.write_metrics([m for m in self.metrics() if m.step <= through_step])
 
     def append_metric(self, metric: Metric) -> None:
         with self.metrics_file.open("a", encoding="utf-8") as out:
@@ -298,10 +302,14 @@ class RunFolder:
         """Every sample so far, in order of steps, the same prompts each time."""
         return _read_lines(self.samples_file, Sample)
 
+    def write_samples(self, samples: Sequence[Sample]) -> None:
+        """Put `samples` in place of those that are there."""
+        _write_lines(self.samples_file, samples)
+
     def keep_samples(self, through_step: int) -> None:
         """Forget samples after `through_step`: a resumed run takes them again."""
         if self.samples_file.exists():
-            _write_lines(self.samples_file, [s for s in self.samples() if s.step <= through_step])
+            self.write_samples([s for s in self.samples() if s.step <= through_step])
 
     def append_samples(self, samples: Sequence[Sample]) -> None:
         with self.samples_file.open("a", encoding="utf-8") as out:
@@ -351,9 +359,7 @@ def _read_lines(file: Path, kind: type[_Row]) -> list[_Row]:
 
 
 def _write_lines(file: Path, rows: Sequence[Metric] | Sequence[Sample]) -> None:
-    draft = file.with_name(f".{file.name}")
-    draft.write_text("".join(map(_to_line, rows)), encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, "".join(map(_to_line, rows)))
 
 
 def _to_line(row: Metric | Sample) -> str:
@@ -361,9 +367,7 @@ def _to_line(row: Metric | Sample) -> str:
 
 
 def _write_json(file: Path, row: Mapping[str, object]) -> None:
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(json.dumps(row, indent=2, default=_plain) + "\n", encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, json.dumps(row, indent=2, default=_plain) + "\n")
 
 
 def _plain(value: object) -> str:

@@ -42,6 +42,7 @@ from annotation.hub.client import (
     probe,
 )
 from annotation.schema import utc_now
+from annotation.whole_files import write_whole
 
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 MAX_OTHER_BYTES = 1024**2
@@ -345,9 +346,7 @@ def _refusal(label: str, error: HubError) -> PullError:
 def _write_record(pulled: Pulled) -> None:
     row = asdict(pulled) | {"pulled_at": pulled.pulled_at.isoformat()}
     del row["path"]
-    draft = pulled.path / f".{RECORD}"
-    draft.write_text(json.dumps(row, indent=2) + "\n")
-    draft.replace(pulled.path / RECORD)
+    write_whole(pulled.path / RECORD, json.dumps(row, indent=2) + "\n")
 
 
 def _load_record(record: Path) -> Pulled | None:

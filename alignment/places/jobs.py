@@ -22,6 +22,7 @@ from alignment.recipes import TrainingSpec, count_parameters
 from alignment.run_store import ACTIVE, RunError, RunFolder, Status
 from alignment.settings import AlignmentSettings
 from annotation.hub.client import HubError, Trouble
+from annotation.whole_files import write_whole
 
 RECORD = "job.json"
 RESTART_AFTER_S = 10.0
@@ -64,9 +65,7 @@ class JobRecord:
     lines: int = 0
 
     def save(self, folder: RunFolder) -> None:
-        draft = folder.path / f".{RECORD}.{os.getpid()}"
-        draft.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        draft.replace(folder.path / RECORD)
+        write_whole(folder.path / RECORD, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def load_record(folder: RunFolder) -> JobRecord:

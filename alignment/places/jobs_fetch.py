@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -107,16 +107,10 @@ def _keep_rows(folder: RunFolder, told: RunFolder) -> None:
     """The whole metrics and samples in place of what the log told, which may have gaps."""
     metrics = [metric for metric in told.metrics() if is_sound(metric)]
     if len(metrics) >= len(folder.metrics()):
-        _replace(folder.metrics_file, [json.dumps(asdict(metric)) for metric in metrics])
+        folder.write_metrics(metrics)
     samples = told.samples()
     if samples and len(samples) >= len(folder.samples()):
-        _replace(folder.samples_file, [json.dumps(asdict(sample)) for sample in samples])
-
-
-def _replace(file: Path, lines: list[str]) -> None:
-    draft = file.with_name(f".{file.name}")
-    draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    draft.replace(file)
+        folder.write_samples(samples)
 
 
 def _adopt(folder: RunFolder, pulled: Pulled) -> None:

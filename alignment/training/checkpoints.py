@@ -15,6 +15,7 @@ from typing import Any
 
 from alignment.run_store import COMPLETE, RunFolder
 from alignment.training.progress import TrainingError
+from annotation.whole_files import write_whole
 
 BEST = "best.safetensors"
 """The weights of the best scored step so far, for a run that is stopped early."""
@@ -23,10 +24,7 @@ _RESERVE, _RESERVE_BYTES = ".reserve", 65_536
 
 def seal(checkpoint: Path) -> None:
     """Mark `checkpoint` as written to its end, with a digest of each of its files."""
-    digests = _digests(checkpoint)
-    draft = checkpoint / f".{COMPLETE}"
-    draft.write_text(json.dumps(digests, indent=1) + "\n", encoding="utf-8")
-    draft.replace(checkpoint / COMPLETE)
+    write_whole(checkpoint / COMPLETE, json.dumps(_digests(checkpoint), indent=1) + "\n")
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -131,10 +129,9 @@ def _newest_first(folder: RunFolder) -> list[Path]:
 
 
 def _digests(checkpoint: Path) -> dict[str, str]:
-    marks = {COMPLETE, f".{COMPLETE}"}
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(checkpoint)): _digest(path) for path in files if path.name not in marks
+        str(path.relative_to(checkpoint)): _digest(path) for path in files if path.name != COMPLETE
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
+from annotation.whole_files import write_whole
 
 FOLDER = ".references"
 KEPT = 20
@@ -39,9 +40,7 @@ class KeptReferences:
         names = map(_name, rows)
         kept = self._read() | dict(zip(names, logps, strict=True))
         self.file.parent.mkdir(exist_ok=True)
-        draft = self.file.with_suffix(".draft")
-        draft.write_text(json.dumps(kept), encoding="utf-8")
-        draft.replace(self.file)
+        write_whole(self.file, json.dumps(kept))
         files = sorted(self.file.parent.glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
         for old in files[:-KEPT]:
             old.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair
 from alignment.training.losses import IGNORED
 from alignment.training.progress import is_main_process, to_metric
+from annotation.whole_files import write_whole
 
 SIFTED = "sifted.json"
 SIDES = ("chosen", "rejected")
@@ -118,9 +119,7 @@ def _finite_callback() -> Any:
 
 
 def _remember(folder: RunFolder, out: Sequence[int]) -> None:
-    draft = folder.checkpoints / f".{SIFTED}"
-    draft.write_text(json.dumps(out) + "\n", encoding="utf-8")
-    draft.replace(folder.checkpoints / SIFTED)
+    write_whole(folder.checkpoints / SIFTED, json.dumps(out) + "\n")
 
 
 def left_out(folder: RunFolder) -> list[int] | None:
