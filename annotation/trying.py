@@ -5,27 +5,15 @@ leaderboard or export reads. The vote on it is `Voting`'s, like any other.
 """
 
 import hmac
-import secrets
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from itertools import combinations
 
-from annotation.asking import (
-    Answered,
-    Asking,
-    AskQueue,
-    Line,
-    Unanswered,
-    are_a_pair,
-    to_askable,
-    to_completions,
-)
+from annotation.asking import Asking, AskQueue, Line, Unanswered, to_askable
+from annotation.drawn_pair import PairDrawer
 from annotation.journal.journal import Journal
-from annotation.own_prompts import COMMIT_TIMEOUT_S, REDRAWS, SEEDS
-from annotation.schema import ModelRef, Pair, PairKind, Sampling, utc_now
-from annotation.voting import LEASE, IssuedPair
+from annotation.schema import ModelRef, PairKind, Sampling, utc_now
 
 ONE_MODEL = (
     "Only one model is here, so there is nothing to compare blind yet: "
@@ -47,13 +35,10 @@ class BlindTries:
         secret: bytes,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._journal = journal
         self._queue = queue
         self._models = models
-        self._sampling = sampling
-        self._flipped = flipped
         self._secret = secret
-        self._clock = clock
+        self._drawer = PairDrawer(journal, queue, sampling, flipped, clock)
 
     def why_not(self) -> str | None:
         """Why nothing can be asked blind just now, None where it can. Reads the disk."""
@@ -67,33 +52,17 @@ class BlindTries:
         return self._queue.ask(voter, to_askable(text), self._draw)
 
     def _draw(self, asking: Asking) -> Line | None:
-        pair_id = uuid.uuid4().hex
-        flipped = self._flipped(pair_id, asking.who)
-        found = self._models()
+        pair_id, found = uuid.uuid4().hex, self._models()
         if len(found) < 2:
             return Unanswered(ONE_MODEL)
-        models = self._two_of(found, pair_id, asking.who)
-        for _ in range(1 + REDRAWS):
-            sampling = replace(self._sampling, seed=secrets.randbelow(SEEDS))
-            answers = self._queue.follow(asking, models, sampling, flipped=flipped)
-            if answers is None:
-                return None
-            if are_a_pair(answers):
-                first, second = to_completions(answers, models, sampling)
-                now = self._clock()
-                pair = Pair(
-                    id=pair_id,
-                    prompt=asking.prompt,
-                    completions=(first, second),
-                    created_at=now,
-                    kind=PairKind.TRIED,
-                    only_for=asking.who,
-                    author=asking.who,
-                )
-                self._journal.add_own_pair(pair, lease=LEASE, now=now).result(COMMIT_TIMEOUT_S)
-                a, b = pair.shown(flipped)
-                return Answered(IssuedPair(pair.id, pair.prompt, a.text, b.text))
-        return Unanswered("Both models said the same, or nothing: ask something else.")
+        return self._drawer.draw(
+            asking,
+            pair_id,
+            self._two_of(found, pair_id, asking.who),
+            kind=PairKind.TRIED,
+            only_for=asking.who,
+            alike="Both models said the same, or nothing: ask something else.",
+        )
 
     def _two_of(self, models: Sequence[ModelRef], pair_id: str, voter: str) -> list[ModelRef]:
         """Two models, all choices as likely, that nobody without the key can foretell."""
