@@ -11,7 +11,7 @@ from argilla_fixture import argilla_server  # noqa: F401
 from hub_double import hub_double_fixture  # noqa: F401
 from running_app import voted_app  # noqa: F401
 
-from tests.trainer_fixture import make_trainer, tiny_export, tiny_folder  # noqa: F401
+from tests.trainer_fixture import make_trainer, one_thread, tiny_export, tiny_folder  # noqa: F401
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background: it is inherited, and no command under test would hear Ctrl-C.

@@ -7,13 +7,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import alignment.train
 import alignment.training.watch
@@ -33,15 +32,7 @@ EXAMPLES, STEPS = 60, 12
 FLIPPED = range(2, EXAMPLES, 5)
 """Twelve of sixty: a fifth."""
 MakeRun = Callable[..., RunFolder]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums are taken in one order in every run."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from admin_app import admin_server, admin_url
+from conftest import DESKTOP
+from playwright.sync_api import Browser, Page
 
 from alignment.base import resolve_base
 from alignment.pipeline import Pipeline
@@ -42,3 +44,17 @@ def serve_admin(folder: Path) -> Iterator[tuple[str, Journal]]:
         server.should_exit = True
         thread.join(10)
         journal.close()
+
+
+@contextmanager
+def watched_tab(browser: Browser, url: str) -> Iterator[Page]:
+    """A tab with `url`, which may throw nothing and ask nothing while it is there."""
+    context = browser.new_context(viewport=DESKTOP)
+    trouble: list[str] = []
+    context.on("weberror", lambda error: trouble.append(str(error.error)))
+    context.on("dialog", lambda dialog: trouble.append(dialog.message))
+    tab = context.new_page()
+    tab.goto(url)
+    yield tab
+    context.close()
+    assert trouble == []

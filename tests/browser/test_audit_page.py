@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import DESKTOP, PHONE
 from playwright.sync_api import Browser, Page, expect
-from quality_site import serve_admin, store
+from quality_site import serve_admin, store, watched_tab
 from vote_parts import pair_of
 
 from alignment.audit import Actor, AuditLog, voter_tag
@@ -25,15 +25,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Journa
 
 @pytest.fixture
 def page(browser: Browser, site: tuple[str, Journal, AuditLog]) -> Iterator[Page]:
-    context = browser.new_context(viewport=DESKTOP)
-    trouble: list[str] = []
-    context.on("weberror", lambda error: trouble.append(str(error.error)))
-    context.on("dialog", lambda dialog: trouble.append(dialog.message))
-    tab = context.new_page()
-    tab.goto(site[0])
-    yield tab
-    context.close()
-    assert trouble == []
+    with watched_tab(browser, site[0]) as tab:
+        yield tab
 
 
 def test_an_action_appears_newest_first_and_older_ones_fold(

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from conftest import DESKTOP, PHONE
+from conftest import PHONE
 from playwright.sync_api import Browser, Page, expect
-from quality_site import serve_admin, store
+from quality_site import serve_admin, store, watched_tab
 from vote_parts import LEFT, crowd_at_work, pair_of, vote_on
 
 from annotation.journal.journal import Journal
@@ -24,15 +24,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def page(browser: Browser, site: Site) -> Iterator[Page]:
-    context = browser.new_context(viewport=DESKTOP)
-    trouble: list[str] = []
-    context.on("weberror", lambda error: trouble.append(str(error.error)))
-    context.on("dialog", lambda dialog: trouble.append(dialog.message))
-    tab = context.new_page()
-    tab.goto(site[0])
-    yield tab
-    context.close()
-    assert trouble == []
+    with watched_tab(browser, site[0]) as tab:
+        yield tab
 
 
 def test_from_no_vote_to_a_voter_set_aside_and_back(page: Page, site: Site) -> None:
