@@ -144,7 +144,12 @@ def test_adapters_and_base_in_one_batch_draw_what_peft_draws(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "options",
-    [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]}],
+    [
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+    ],
 )
 def test_what_is_more_than_plain_lora_is_left_to_generate(
     tmp_path: Path, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -317,8 +322,15 @@ def test_what_no_token_can_be_drawn_by_is_refused() -> None:
         with pytest.raises(ValueError, match="top_p"):
             draw_tokens(torch.zeros(9, 2), Sampling(temperature=temperature, top_p=top_p))
     for broken in (math.nan, math.inf):
-        with pytest.raises(ValueError, match="not numbers"):
-            draw_tokens(torch.full((9, 2), broken), Sampling(temperature=1.0))
+        for temperature in (1.0, 0.0):
+            with pytest.raises(ValueError, match="not numbers"):
+                draw_tokens(torch.full((9, 2), broken), Sampling(temperature=temperature))
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-46, 5e-324])
+def test_a_temperature_next_to_nothing_takes_the_best(temperature: float) -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 1.0], [-math.inf, 0.0]])
+    assert draw_tokens(logits, Sampling(temperature=temperature)).tolist() == [1, 0]
 
 
 def test_tokens_of_several_columns_are_drawn_apart() -> None:

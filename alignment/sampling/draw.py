@@ -11,6 +11,7 @@ from annotation.schema import Sampling
 
 BLOCK = 512
 """About so many tokens a block: the block is drawn first, then the token within it."""
+BROKEN = "the model's logits are not numbers: its weights are broken"
 
 
 def draw_tokens(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -24,9 +25,14 @@ def draw_tokens(logits: Tensor, sampling: Sampling) -> Tensor:
             "temperature is at least 0, top_p above 0 and at most 1"
         )
     if sampling.temperature == 0:
-        return logits.argmax(0)
+        best = logits.argmax(0)
+        if not logits.gather(0, best[None]).isfinite().all():
+            raise ValueError(BROKEN)
+        return best
+    # Below the least normal number of fp32 it would divide by 0.
+    temperature = max(sampling.temperature, torch.finfo(torch.float32).tiny)
     wide = logits.float()
-    weights = wide.sub_(wide.amax(0)).div_(sampling.temperature).exp_()
+    weights = wide.sub_(wide.amax(0)).div_(temperature).exp_()
     tokens = _draw(weights)
     if sampling.top_p < 1:
         _redraw_outside(weights, tokens, sampling.top_p)
@@ -43,7 +49,7 @@ def _draw(weights: Tensor) -> Tensor:
     blocks = weights.view(rows // size, size, columns)
     sums = blocks.sum(1).cumsum(0)
     if not sums[-1].isfinite().all():
-        raise ValueError("the model's logits are not numbers: its weights are broken")
+        raise ValueError(BROKEN)
     at = _below(torch.rand(columns) * sums[-1], sums[-1])
     block = (sums <= at).sum(0)
     each = torch.arange(columns)

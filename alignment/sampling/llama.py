@@ -108,7 +108,12 @@ class Llama:
         config = model.peft_config[name]
         if config.modules_to_save or config.trainable_token_indices or config.target_parameters:
             return None
-        hung = sum(name in getattr(module, "lora_A", ()) for module in model.modules())
+        # On products it hangs as lora_A, on the embedding as lora_embedding_A.
+        hung = sum(
+            name in getattr(module, kind, ())
+            for module in model.modules()
+            for kind in ("lora_A", "lora_embedding_A")
+        )
         lora = []
         for layer in self.layers:
             modules = iter(layer.modules)
