@@ -11,6 +11,7 @@ from alignment.run_store import RunFolder
 from alignment.training import references, sift
 from alignment.training.references import FOLDER, KeptReferences, kept_references
 from annotation.export.export import Export
+from tests.disk import no_room_for
 from tests.preferences import export_of
 from tests.tiny import make_tiny_model
 from tests.trainer_fixture import MakeTrainer, spec_of
@@ -124,6 +125,19 @@ def test_a_torn_file_counts_as_empty_and_is_written_anew(tmp_path: Path, torn: s
     assert kept.find(ROWS) == LOGPS
 
 
+def test_a_full_disk_keeps_nothing_and_fails_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = KeptReferences(tmp_path / "a.json")
+    kept.keep(ROWS[:1], LOGPS[:1])
+    many = [{"prompt_ids": [n], "chosen_ids": [5], "rejected_ids": [6]} for n in range(50)]
+    with no_room_for(1000):
+        kept.keep(many, [(-1.0, -2.0)] * 50)
+    assert "not kept" in caplog.text
+    assert kept.find(ROWS[:1]) == LOGPS[:1]
+    assert kept.find(many[:1]) is None
+
+
 def test_a_home_keeps_its_newest_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(references, "KEPT", 2)
     files = [KeptReferences(tmp_path / f"{n}.json") for n in range(4)]
@@ -145,3 +159,6 @@ def test_the_file_lies_beside_the_runs_and_goes_by_what_it_depends_on(
     assert kept_references(one, replace(spec, dataset_sha256="1" * 64), "cpu, fp32") != kept
     copied = shutil.copytree(tiny_folder, tmp_path / "copied")
     assert kept_references(one, replace(spec, base_path=copied), "cpu, fp32") == kept
+    config = copied / "config.json"
+    config.write_text(config.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-02'))
+    assert kept_references(one, replace(spec, base_path=copied), "cpu, fp32") != kept

@@ -1,24 +1,11 @@
 """Files that are there whole or not at all, also on a full disk."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from annotation.whole_files import write_whole
-
-
-@contextmanager
-def no_room_for(size: int) -> Iterator[None]:
-    """Every write past `size` bytes of a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from tests.disk import no_room_for
 
 
 def names(folder: Path) -> list[str]:

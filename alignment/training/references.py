@@ -1,12 +1,13 @@
 """The reference's log-probs of a run's pairs, kept in the home: no pair is asked for twice.
 
 Owns the files, and what must be the same for a kept figure to be the one that would be computed
-again: the base's weights, the dataset, the tokens, how they are batched, and the precision. Knows
-no trainer.
+again: the base's weights and configuration, the dataset, the tokens, how they are batched, and the
+precision. Knows no trainer.
 """
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from annotation.whole_files import write_whole
 FOLDER = ".references"
 KEPT = 20
 """Files that a home keeps, the newest; one takes about 60 bytes a pair."""
+CONFIGS = ("config.json", "adapter_config.json")
+"""What says how weights are used: their shape, their rotary base, an adapter's scale."""
 _FORMAT = 1
+_log = logging.getLogger(__name__)
 Logps = tuple[float, float]
 """Of a chosen answer and of a rejected one, as fp32 has them."""
 
@@ -36,9 +40,18 @@ class KeptReferences:
         return None if None in found else [logps for logps in found if logps is not None]
 
     def keep(self, rows: Sequence[Mapping[str, Sequence[int]]], logps: Sequence[Logps]) -> None:
-        """Add those of `rows`, and let the oldest of a home's files go."""
-        names = map(_name, rows)
-        kept = self._read() | dict(zip(names, logps, strict=True))
+        """Add those of `rows`, and let the oldest of a home's files go.
+
+        A full disk keeps none of them and fails no run: they are computed again.
+        """
+        named = dict(zip(map(_name, rows), logps, strict=True))
+        try:
+            self._add(named)
+        except OSError as error:
+            _log.warning("the reference's log-probs are not kept (%s)", error.strerror)
+
+    def _add(self, named: dict[str, Logps]) -> None:
+        kept = self._read() | named
         self.file.parent.mkdir(exist_ok=True)
         write_whole(self.file, json.dumps(kept))
         files = sorted(self.file.parent.glob("*.json"), key=lambda f: f.stat().st_mtime_ns)
@@ -50,7 +63,7 @@ class KeptReferences:
             rows = json.loads(self.file.read_text(encoding="utf-8"))
             return {name: (float(chosen), float(bad)) for name, (chosen, bad) in rows.items()}
         # A torn or foreign file is no reason to fail a run: what it held is computed again.
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
 
@@ -76,11 +89,12 @@ def kept_references(folder: RunFolder, spec: TrainingSpec, how: str) -> KeptRefe
 
 
 def _digest(folder: Path) -> str:
-    """Of all weights in `folder`, so that no name has to be believed."""
+    """Of all weights in `folder` and how they are used, so that no name has to be believed."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as weights:
-            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    used = (folder / name for name in CONFIGS)
+    for file in [*sorted(folder.glob("*.safetensors")), *filter(Path.is_file, used)]:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
 
 
