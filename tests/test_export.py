@@ -1,7 +1,9 @@
 """Votes in a real journal become files: what counts as a preference, and the same bytes always."""
 
+import errno
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from annotation.consent import note_licence
+from annotation.export.card import export_card
 from annotation.export.export import (
     ExportError,
     export_preferences,
@@ -362,6 +365,85 @@ def test_an_earlier_export_is_replaced_whole(journal: Journal, tmp_path: Path) -
     second = export_preferences(journal, tmp_path / "out")
     assert (first.examples, second.examples) == (1, 0)
     assert load_examples(tmp_path / "out") == []
+
+
+def test_an_export_that_cannot_take_its_place_leaves_the_earlier_one(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_pair(journal, Choice.A)
+    earlier = export_preferences(journal, tmp_path / "out")
+    journal.undo_vote("p-v0", voter="v0").result(10)
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(ExportError, match="No space left"):
+        export_preferences(journal, tmp_path / "out")
+    assert load_export(tmp_path / "out") == earlier
+    assert len(load_examples(tmp_path / "out")) == 1
+    assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".export")] == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"counts": None}, {"counts": {"votes": 1}}, {"sha256": None}, {"measured": [1]}]
+)
+def test_a_dataset_json_that_says_too_little_is_one_line(
+    journal: Journal, tmp_path: Path, change: dict[str, object]
+) -> None:
+    one_pair(journal, Choice.A)
+    directory = export_preferences(journal, tmp_path / "out").directory
+    file = directory / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ExportError) as caught:
+        load_examples(directory)
+    assert "dataset.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", '{"prompt": ', '{"prompt": [{"role": "user"}]}'])
+def test_a_line_that_is_no_preference_is_named(journal: Journal, tmp_path: Path, line: str) -> None:
+    one_pair(journal, Choice.A)
+    directory = export_preferences(journal, tmp_path / "out").directory
+    data = (directory / "train.jsonl").read_bytes() + f"{line}\n".encode()
+    (directory / "train.jsonl").write_bytes(data)
+    told = json.loads((directory / "dataset.json").read_text())
+    told["sha256"] = hashlib.sha256(data).hexdigest()
+    (directory / "dataset.json").write_text(json.dumps(told))
+    with pytest.raises(ExportError, match=r"Line 2 of .*train\.jsonl") as caught:
+        load_examples(directory)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("examples", "category"),
+    [
+        (0, "n<1K"),
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (99_999, "10K<n<100K"),
+        (100_000, "100K<n<1M"),
+        (1_000_000, "1M<n<10M"),
+        (123_456_789, "100M<n<1B"),
+    ],
+)
+def test_the_card_names_the_size_that_the_hub_has_for_it(
+    examples: int, category: str, journal: Journal, tmp_path: Path
+) -> None:
+    export = export_preferences(journal, tmp_path / "out")
+    assert export.measured is not None
+    card = export_card(
+        replace(export.counts, examples=examples),
+        export.sha256,
+        ("CC0-1.0",),
+        measured=export.measured,
+        votes_sha256=str(export.votes_sha256),
+        chosen_by={},
+    )
+    assert f"size_categories:\n- {category}\n" in card
 
 
 def test_the_home_keeps_exports_by_hash(journal: Journal, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 agree and lean, what voters were told, the licence. Pure.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -110,10 +111,12 @@ def _measured_lines(measured: VotesMeasured) -> Iterator[str]:
 
 
 def _size_category(examples: int) -> str:
-    for most, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
-        if examples < most:
-            return name
-    return "100K<n<1M"
+    """The Hub's name for it, a power of ten wide."""
+    bounds = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
+    for power, (least, most) in enumerate(itertools.pairwise(("", *bounds)), start=3):
+        if examples < 10**power:
+            return f"{least}<n<{most}" if least else f"n<{most}"
+    return "1B<n<10B"
 
 
 _CARD = """\

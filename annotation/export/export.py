@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -171,14 +171,25 @@ def _write(journal: JournalReader, parent: Path, named: Callable[[str], Path]) -
             write_about(contents, fresh)
             directory = named(contents.sha256)
             _refuse_foreign(directory)
-            if directory.exists():
-                directory.rename(Path(scratch) / "old")
-            fresh.rename(directory)
+            _put(fresh, directory, aside=Path(scratch) / "old")
     except OSError as error:
         raise ExportError(
             f"The export can't be written to {directory} ({error.strerror}): choose another folder."
         ) from error
     return _to_export(contents, directory)
+
+
+def _put(fresh: Path, directory: Path, *, aside: Path) -> None:
+    """Rename `fresh` to `directory`; what was there goes `aside`, and back where that fails."""
+    if not directory.exists():
+        fresh.rename(directory)
+        return
+    directory.rename(aside)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        aside.rename(directory)
+        raise
 
 
 def _to_export(contents: Contents, directory: Path) -> Export:
@@ -198,16 +209,21 @@ def load_export(directory: Path) -> Export:
     manifest = _read_manifest(directory)
     if manifest is None:
         raise ExportError(f"{directory} holds no export of Votetune: make one with `export`.")
-    counts = ExportCounts(**manifest["counts"])
-    told = manifest.get("measured")
-    return Export(
-        directory,
-        str(manifest["sha256"]),
-        counts.examples,
-        counts,
-        manifest.get("votes_sha256"),
-        _to_measured(told) if told else None,
-    )
+    try:
+        counts = ExportCounts(**manifest["counts"])
+        told = manifest.get("measured")
+        return Export(
+            directory,
+            str(manifest["sha256"]),
+            counts.examples,
+            counts,
+            manifest.get("votes_sha256"),
+            _to_measured(told) if told else None,
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise ExportError(
+            f"{directory / 'dataset.json'} was changed after the export: export again."
+        ) from None
 
 
 def load_examples(directory: Path) -> list[PreferenceExample]:
@@ -225,8 +241,20 @@ def load_examples(directory: Path) -> list[PreferenceExample]:
             f"{directory / 'train.jsonl'} has sha256 {found[:12]} and dataset.json says "
             f"{export.sha256[:12]}: it was changed after the export, so export again."
         )
+    return list(_examples_of(data, directory / "train.jsonl"))
+
+
+def _examples_of(data: bytes, file: Path) -> Iterator[PreferenceExample]:
     # Not splitlines(): a text may hold U+2028, which is a line end only to Python.
-    return [from_line(line) for line in data.decode().split("\n") if line]
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if line:
+            try:
+                yield from_line(line.decode())
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ExportError(
+                    f"Line {number} of {file} is no preference of Votetune "
+                    f"({type(error).__name__}): export again."
+                ) from None
 
 
 def copy_export(export: Export, directory: Path) -> None:
