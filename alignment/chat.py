@@ -77,7 +77,8 @@ def encode_completion(
     """Ids that follow `encode_prompt(messages)` when the assistant says `completion`.
 
     They end with exactly one end of turn, the template's own where it writes one; what the
-    template puts behind it is left out, because a model stops there when it samples.
+    template puts behind it is left out, because a model stops there when it samples. Where nothing
+    is known to end a turn, neither template nor tokenizer nor `end_ids`, they end with the text.
     """
     answered = [*messages, Message("assistant", completion)]
     prompt = render_chat(tokenizer, messages, add_generation_prompt=True)
@@ -91,7 +92,10 @@ def encode_completion(
     if end is not None and tail.startswith(said):
         return tail_ids[: end + 1]
     # So it does where the template adds to what was said: train on what was drawn, and its end.
-    return [*encode_text(tokenizer, said), tokenizer.eos_token_id if end is None else tail_ids[end]]
+    mark = tokenizer.eos_token_id if end is None else tail_ids[end]
+    if mark is None:
+        mark = min(end_ids, default=None)
+    return [*encode_text(tokenizer, said), *([] if mark is None else [mark])]
 
 
 def end_of_turn_ids(tokenizer: Tokenizer, folder: Path) -> frozenset[int]:

@@ -23,7 +23,8 @@ from alignment.chat import (
     render_chat,
 )
 from alignment.generation import MAX_ADAPTERS, GenerationError, LocalGenerator
-from annotation.schema import Completion, Message, ModelRef, Prompt, Sampling
+from alignment.training.data import tokenize_example
+from annotation.schema import Completion, Message, ModelRef, PreferenceExample, Prompt, Sampling
 
 ROOT = Path(__file__).parent.parent
 REF = ModelRef("tiny", "0" * 40)
@@ -159,6 +160,25 @@ def test_what_a_template_adds_to_an_answer_is_not_trained_on(base: ResolvedBase)
             "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}"
         )
         assert encode_completion(tokenizer, turns, "A <|b", end_ids={EOS_ID}) == plain
+
+
+def test_a_tokenizer_without_an_end_of_turn_takes_the_configurations(base: ResolvedBase) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    tokenizer.eos_token = None
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    messages = [Message("user", "q")]
+    text = encode_text(tokenizer, "Yes")
+    assert encode_completion(tokenizer, messages, "Yes", end_ids={7, 3}) == [*text, 3]
+    assert encode_completion(tokenizer, messages, "Yes", end_ids=()) == text
+    example = PreferenceExample(
+        Prompt(tuple(messages)), "Yes", "Yes", "p", 1, 1.0, REF, REF, "stop", "length"
+    )
+    for ends, chosen in ((frozenset({7, 3}), [*text, 3]), (frozenset(), text)):
+        pair = tokenize_example(tokenizer, example, end_ids=ends, max_length=99)
+        assert pair is not None
+        assert (pair.chosen_ids, pair.rejected_ids) == (chosen, text)
 
 
 def test_ends_of_turn_are_those_of_tokenizer_and_configuration(tokenizer, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def _encode_answer(
 ) -> list[int]:
     ids = encode_completion(tokenizer, messages, text, end_ids=end_ids)
     # A cut answer did not end where it stops: no end of turn is learned there.
-    return ids[:-1] if finish == "length" else ids
+    return ids[:-1] if finish == "length" and ids[-1] in end_ids else ids
 
 
 def tokenize_examples(
