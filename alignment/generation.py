@@ -90,8 +90,7 @@ class LocalGenerator:
         model's window, refused by its chat template) gets an empty list and a line in the log.
         Raises GenerationError.
         """
-        for model in models:
-            self._check(model)
+        self._check_all(models)
         drawn: dict[tuple[int, int], Completion] = {}
         with self._lock:
             weights = [self._weights(model) for model in models]
@@ -142,8 +141,7 @@ class LocalGenerator:
         their tokens. Closing the iterator stops them all. Raises GenerationError, also for a
         prompt that with `max_new_tokens` does not fit the model's window.
         """
-        for model in models:
-            self._check(model)
+        self._check_all(models)
         return self._stream(prompt, models, sampling, count)
 
     def _stream(
@@ -193,6 +191,19 @@ class LocalGenerator:
             batch = batches.setdefault(id(loaded), _Batch(loaded, []))
             batch.rows.append(Row(place, loaded.prompt_ids(prompt, sampling), adapter))
         return list(batches.values())
+
+    def _check_all(self, models: Sequence[ModelRef]) -> None:
+        for model in models:
+            self._check(model)
+        # One more would push out the first of them, which would then answer as the base.
+        adapters = {m for m in models if m.adapter is not None}
+        if len(adapters) > MAX_ADAPTERS:
+            adapters = {m for m in adapters if not self._is_whole(m)}
+        if len(adapters) > MAX_ADAPTERS:
+            raise GenerationError(
+                f"{len(adapters)} adapters are asked at once and this app holds {MAX_ADAPTERS}: "
+                "choose fewer."
+            )
 
     def _check(self, model: ModelRef) -> None:
         base = self._base.ref

@@ -327,6 +327,23 @@ def test_adapters_beyond_the_bound_make_room_and_come_back(
     assert len(generator._loaded.model.peft_config) == MAX_ADAPTERS
 
 
+def test_more_adapters_at_once_than_are_held_are_refused(
+    base: ResolvedBase, adapters: dict[str, Path]
+) -> None:
+    mine = build(base, adapters)
+    refs = [adapter_ref(name) for name in adapters]
+    assert len(refs) == MAX_ADAPTERS + 2
+    with pytest.raises(GenerationError, match="6 adapters are asked at once"):
+        mine.sample_each(PROMPTS, models=refs, sampling=GREEDY)
+    with pytest.raises(GenerationError, match="6 adapters are asked at once"):
+        mine.stream(PROMPTS[0], refs, GREEDY)
+    [together] = mine.sample_each(PROMPTS[:1], models=[REF, *refs[2:]], sampling=GREEDY)
+    assert together == [
+        mine.sample(PROMPTS[:1], model=model, sampling=GREEDY, per_prompt=1)[0][0]
+        for model in (REF, *refs[2:])
+    ]
+
+
 def test_an_adapter_that_does_not_belong_is_refused_and_the_base_still_answers(
     base: ResolvedBase, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
