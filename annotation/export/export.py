@@ -5,6 +5,8 @@ and no voter's name: the same votes give the same bytes, in whatever order and o
 were cast.
 """
 
+import errno
+import filecmp
 import hashlib
 import json
 import shutil
@@ -180,9 +182,19 @@ def _write(journal: JournalReader, parent: Path, named: Callable[[str], Path]) -
 
 
 def _put(fresh: Path, directory: Path, *, aside: Path) -> None:
-    """Rename `fresh` to `directory`; what was there goes `aside`, and back where that fails."""
-    if not directory.exists():
+    """Rename `fresh` to `directory`; what was there goes `aside`, and back where that fails.
+
+    The same bytes stay where they are: somebody may be reading them, a run that copies them or
+    another process that has just written them.
+    """
+    try:
         fresh.rename(directory)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        return
+    if not any(filecmp.cmpfiles(fresh, directory, EXPORT_FILES, shallow=False)[1:]):
         return
     directory.rename(aside)
     try:
