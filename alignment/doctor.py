@@ -14,7 +14,7 @@ from alignment.checks.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding
 from alignment.checks.examples import check_examples
 from alignment.checks.material import Material
 from alignment.checks.votes import NOISY, MeasuredFlips, check_votes, measure_flips
-from alignment.estimate import load_shape
+from alignment.memory import load_shape
 from alignment.plan import MAX_FLIP_RATE
 from alignment.recipes import Method, TrainingOptions, count_parameters, default_recipe
 

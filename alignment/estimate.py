@@ -1,11 +1,10 @@
 """What a run will take before it starts: seconds, memory and disk, and whether there is room.
 
-Owns the arithmetic and the refusal. Reads file headers, config.json and a tokenizer; loads no
-weights and no torch. Good to about a factor of two; a finished run on the same base is believed
-more than any formula.
+Owns seconds and disk, the lengths of examples, and the refusal; memory's arithmetic is in
+alignment.memory. Reads a tokenizer; loads no weights and no torch. Seconds are good to about a
+factor of two; a finished run on the same base is believed more than any formula.
 """
 
-import json
 import math
 import shutil
 import subprocess
@@ -14,29 +13,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy
 import psutil
 from tokenizers import Tokenizer
 
-from alignment.recipes import Recipe, TrainingSpec, sift_steps, tensor_shapes
+from alignment.memory import (
+    HEADROOM,
+    Hardware,
+    PairSize,
+    Shape,
+    has_bf16,
+    load_shape,
+    memory_bytes,
+    needs_checkpointing,
+    trained_parameters,
+)
+from alignment.recipes import Recipe, TrainingSpec, sift_steps
 from alignment.run_store import FinalMetrics, RunError
 from annotation.schema import PreferenceExample
 
-LIBRARIES_BYTES = 700_000_000
-"""torch, transformers, peft and trl in one process, before any weights."""
 STARTUP_S = 12.0
 """Imports and loading in a cold child, on two shared cores."""
 STEP_OVERHEAD_S = 0.09
 """What a step costs however small the model is: about 2,000 calls from Python."""
 EFFICIENCY = 0.7
 """Share of this machine's fp32 GEMM peak that a step reaches, bf16 helping where there is any."""
-HEADROOM = 1.15
 KEPT_CHECKPOINTS = 2
 CGROUP = Path("/sys/fs/cgroup")
 _TURN_TOKENS = 12
-_FLOAT, _LOGITS_COPIES, _ADAM = 4, 3, 2
+_FLOAT, _ADAM = 4, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +61,12 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What memory depends on. `parameters` counts tied embeddings once, `linear` the weights of
-    the blocks' linear maps, `lora_sides` the sum of their two sides, of which rank r trains r.
-    """
-
-    parameters: int
-    linear: int
-    lora_sides: int
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
-    window: int
-
-
-@dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens of the examples: the mean and the longest of prompt plus one answer."""
+    """Tokens of the examples: the mean and the longest of prompt plus one answer, and of each."""
 
     mean: float
     longest: int
+    pairs: tuple[PairSize, ...]
 
 
 def estimate_run(
@@ -100,20 +91,20 @@ def estimate_run(
         steps = spec.steps + sift_steps(spec)
         seconds = None if free_gpu else step_seconds(spec, shape, lengths) * steps + STARTUP_S
     free = free_gpu or free_memory_bytes()
-    rows, longest = _rows(spec), lengths.longest
+    hardware = Hardware(on_gpu=free_gpu is not None, bf16=free_gpu is not None or has_bf16())
     # As the trainer chooses it: twice the computing rather than no run.
     checkpointing = spec.recipe.gradient_checkpointing or needs_checkpointing(
-        spec.recipe, shape, rows=rows, tokens=longest, free_bytes=free
+        spec, shape, lengths.pairs, hardware, free_bytes=free
     )
     return Estimate(
         seconds=seconds,
         memory_bytes=memory_bytes(
-            spec.recipe, shape, rows=rows, tokens=longest, checkpointing=checkpointing
+            spec, shape, lengths.pairs, hardware, checkpointing=checkpointing
         ),
         disk_bytes=disk_bytes(spec.recipe, shape),
         free_memory_bytes=free,
         free_disk_bytes=shutil.disk_usage(_existing(home)).free,
-        on_gpu=free_gpu is not None,
+        on_gpu=hardware.on_gpu,
         from_earlier_run=bool(like),
     )
 
@@ -156,83 +147,29 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
-def load_shape(folder: Path) -> Shape:
-    """The shape of the model in `folder`, from config.json and the safetensors headers.
-
-    Raises RunError for a config.json that doesn't say how wide and how deep the model is.
-    """
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config") or config
-
-    def say(*names: str, default: int | None = None) -> int:
-        found = next((config[name] for name in names if config.get(name)), default)
-        if found is None:
-            raise RunError(
-                f"The base model's config.json names no {names[0]}: choose another base model."
-            )
-        return int(found)
-
-    shapes = tensor_shapes(folder)
-    hidden = say("hidden_size", "n_embd", "d_model")
-    linear = [s for name, s in shapes.items() if len(s) == 2 and not _is_embedding(name)]
-    return Shape(
-        parameters=sum(math.prod(s) for s in shapes.values()),
-        linear=sum(math.prod(s) for s in linear),
-        lora_sides=sum(sum(s) for s in linear),
-        hidden=hidden,
-        intermediate=say("intermediate_size", "n_inner", default=4 * hidden),
-        layers=say("num_hidden_layers", "n_layer"),
-        vocabulary=say("vocab_size"),
-        window=say("max_position_embeddings", "n_positions", default=1_000_000),
-    )
-
-
-def _is_embedding(name: str) -> bool:
-    return any(part in name for part in ("embed", "lm_head", "wte", "wpe"))
-
-
 def count_tokens(folder: Path, examples: Sequence[PreferenceExample], window: int) -> Lengths:
     """Lengths in `folder`'s own tokens, a dozen added for the turns of the template."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    lengths = []
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    pairs = []
     for example in examples:
         prompt = " ".join(message.content for message in example.prompt.messages)
-        for answer in (example.chosen, example.rejected):
-            ids = tokenizer.encode(f"{prompt} {answer}", add_special_tokens=False).ids
-            lengths.append(min(window, len(ids) + _TURN_TOKENS))
-    return Lengths(sum(lengths) / max(1, len(lengths)), max(lengths, default=window))
-
-
-def trained_parameters(recipe: Recipe, shape: Shape) -> int:
-    """All of them, or r times both sides of each linear map (LoRA, arXiv 2106.09685)."""
-    return shape.parameters if recipe.tuning == "full" else recipe.lora_r * shape.lora_sides
-
-
-def memory_bytes(
-    recipe: Recipe, shape: Shape, *, rows: int, tokens: int, checkpointing: bool
-) -> int:
-    """Peak memory of a step over `rows` sequences of `tokens` tokens, the libraries included.
-
-    Weights in fp32 and a bf16 copy under autocast; gradient and two moments of AdamW for what is
-    trained; per layer and token what backward wants (8 hidden + 4 intermediate floats), or with
-    checkpointing one hidden vector a layer and one whole layer; logits with their softmax and
-    gradient.
-    """
-    trained = trained_parameters(recipe, shape)
-    weights = shape.parameters * (_FLOAT + 2)
-    states = trained * _FLOAT * (1 + _ADAM) + (0 if recipe.tuning == "full" else trained * _FLOAT)
-    layer = (8 * shape.hidden + 4 * shape.intermediate) * _FLOAT
-    kept = shape.hidden * _FLOAT * shape.layers + layer if checkpointing else layer * shape.layers
-    logits = shape.vocabulary * _FLOAT * _LOGITS_COPIES
-    return LIBRARIES_BYTES + weights + states + rows * tokens * (kept + logits)
-
-
-def needs_checkpointing(
-    recipe: Recipe, shape: Shape, *, rows: int, tokens: int, free_bytes: int
-) -> bool:
-    """Whether activations must be computed twice because they don't fit into `free_bytes`."""
-    plain = memory_bytes(recipe, shape, rows=rows, tokens=tokens, checkpointing=False)
-    return plain * HEADROOM > free_bytes
+        before = tokens(prompt)
+        size = min(window, before + _TURN_TOKENS)
+        answers = (
+            max(0, min(window - size, tokens(f"{prompt} {answer}") - before))
+            for answer in (example.chosen, example.rejected)
+        )
+        pairs.append(PairSize(size, *answers))
+    lengths = [pair.prompt + n for pair in pairs for n in (pair.chosen, pair.rejected)]
+    return Lengths(
+        mean=sum(lengths) / max(1, len(lengths)),
+        longest=max(lengths, default=window),
+        pairs=tuple(pairs) or (PairSize(window, 0, 0),),
+    )
 
 
 def disk_bytes(recipe: Recipe, shape: Shape) -> int:
@@ -272,10 +209,6 @@ def free_memory_bytes() -> int:
             continue
         free = min(free, room)
     return max(0, free)
-
-
-def _rows(spec: TrainingSpec) -> int:
-    return spec.recipe.micro_batch * (1 if spec.method == "sft" else 2)
 
 
 def _alike(one: TrainingSpec, other: TrainingSpec) -> bool:

@@ -1,6 +1,5 @@
 """What a run is said to take beforehand: by hand on a made-up shape, and against a real run."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,25 +11,20 @@ import pytest
 from alignment import estimate
 from alignment.base import ResolvedBase
 from alignment.estimate import (
-    LIBRARIES_BYTES,
     STARTUP_S,
     Estimate,
-    Shape,
     check_room,
     count_tokens,
     describe_estimate,
     disk_bytes,
     estimate_run,
-    load_shape,
-    memory_bytes,
-    needs_checkpointing,
-    trained_parameters,
 )
+from alignment.memory import Hardware, PairSize, Shape, has_bf16, load_shape, memory_bytes
 from alignment.plan import plan_run
 from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
-from alignment.run_store import FinalMetrics, RunError
-from annotation.export.export import Export, load_examples
-from tests.preferences import export_of, tiny_base
+from alignment.run_store import FinalMetrics, RunError, RunFolder, RunState, Status
+from annotation.export.export import Export, copy_export, load_examples
+from tests.preferences import WHEN, export_of, tiny_base
 from tests.tiny import make_tiny_model
 
 SHAPE = Shape(
@@ -43,8 +37,7 @@ SHAPE = Shape(
     vocabulary=50,
     window=100,
 )
-LORA = Recipe(learning_rate=1e-3, beta=0.1)
-FULL = replace(LORA, tuning="full")
+FULL = Recipe(learning_rate=1e-3, beta=0.1, tuning="full")
 
 
 @pytest.fixture(scope="module")
@@ -63,59 +56,16 @@ def spec(base: ResolvedBase, export: Export) -> TrainingSpec:
     return plan_run(options, base=base, dataset_sha256=export.sha256, examples=export.examples)
 
 
-def test_the_shape_is_read_from_headers(base: ResolvedBase) -> None:
-    shape = load_shape(base.path)
-    # Each of two layers: q and o (48×48), k and v (24×48), gate, up and down (96×48).
-    linear = 2 * (2 * 48 * 48 + 2 * 24 * 48 + 3 * 96 * 48)
-    assert shape.linear == linear
-    assert shape.lora_sides == 2 * (2 * 96 + 2 * 72 + 3 * 144)
-    # Two embeddings of 259 rows, five norms of 48 besides.
-    assert shape.parameters == linear + 2 * 259 * 48 + 5 * 48
-    assert (shape.hidden, shape.layers, shape.vocabulary) == (48, 2, 259)
-
-
-def test_the_shape_is_read_by_the_names_of_other_families(tmp_path: Path) -> None:
-    config = {"n_embd": 48, "n_layer": 2, "vocab_size": 259, "n_positions": 64}
-    for held in (config, {"text_config": config}):
-        (tmp_path / "config.json").write_text(json.dumps(held))
-        shape = load_shape(tmp_path)
-        assert (shape.hidden, shape.layers, shape.window) == (48, 2, 64)
-        assert shape.intermediate == 4 * 48
-    (tmp_path / "config.json").write_text('{"hidden_size": 48}')
-    with pytest.raises(RunError, match="names no num_hidden_layers"):
-        load_shape(tmp_path)
-
-
 def test_the_estimate_computes_twice_where_memory_wants_it(
     spec: TrainingSpec, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = load_examples(export.directory)
+    # Of two layers there is little to save.
+    deep = replace(load_shape(spec.base_path), layers=12)
+    monkeypatch.setattr(estimate, "load_shape", lambda _: deep)
     wide = estimate_run(spec, examples=examples, home=tmp_path)
     monkeypatch.setattr(estimate, "free_memory_bytes", lambda: wide.memory_bytes)
     assert estimate_run(spec, examples=examples, home=tmp_path).memory_bytes < wide.memory_bytes
-
-
-def test_memory_by_hand() -> None:
-    assert trained_parameters(LORA, SHAPE) == 16 * 70
-    assert trained_parameters(FULL, SHAPE) == 1000
-    # A layer keeps (8·10 + 4·20)·4 = 640 bytes a token, the logits 50·4·3 = 600; 2 rows of 7.
-    activations = 14 * (3 * 640 + 600)
-    weights = 1000 * 6
-    lora = 1120 * 12 + 1120 * 4
-    plain = memory_bytes(LORA, SHAPE, rows=2, tokens=7, checkpointing=False)
-    assert plain == LIBRARIES_BYTES + weights + lora + activations
-    full = memory_bytes(FULL, SHAPE, rows=2, tokens=7, checkpointing=False)
-    assert full == LIBRARIES_BYTES + weights + 1000 * 12 + activations
-    # With checkpointing 10·4·3 = 120 bytes a token, and one whole layer.
-    thrifty = memory_bytes(LORA, SHAPE, rows=2, tokens=7, checkpointing=True)
-    assert thrifty == LIBRARIES_BYTES + weights + lora + 14 * (120 + 640 + 600)
-
-
-def test_checkpointing_is_chosen_where_activations_do_not_fit() -> None:
-    plain = memory_bytes(LORA, SHAPE, rows=2, tokens=7, checkpointing=False)
-    for free, expected in ((2 * plain, False), (plain, True)):
-        chosen = needs_checkpointing(LORA, SHAPE, rows=2, tokens=7, free_bytes=free)
-        assert chosen is expected
 
 
 def test_disk_counts_three_checkpoints_and_the_weights() -> None:
@@ -133,7 +83,15 @@ def test_tokens_are_counted_by_the_bases_own_tokenizer(base: ResolvedBase, expor
         for answer in (e.chosen, e.rejected)
     )
     assert lengths.longest == longest
-    assert count_tokens(base.path, examples, 30).longest == 30
+    assert lengths.pairs[0] == PairSize(
+        len(examples[0].prompt.messages[0].content) + 12,
+        1 + len(examples[0].chosen),
+        1 + len(examples[0].rejected),
+    )
+    assert lengths.longest == max(pair.longest for pair in lengths.pairs)
+    cut = count_tokens(base.path, examples, 30)
+    assert cut.longest == 30
+    assert all(pair.longest <= 30 for pair in cut.pairs)
 
 
 def test_an_earlier_run_is_believed_more_than_the_formula(
@@ -152,30 +110,36 @@ def test_an_earlier_run_is_believed_more_than_the_formula(
     assert known.seconds == pytest.approx(STARTUP_S + 60)
 
 
-def test_memory_is_near_what_a_real_run_takes(
-    spec: TrainingSpec, base: ResolvedBase, export: Export, tmp_path: Path
+def test_the_estimate_is_of_the_batch_that_the_trainer_would_hold(
+    spec: TrainingSpec, export: Export, tmp_path: Path
+) -> None:
+    examples = load_examples(export.directory)
+    found = estimate_run(spec, examples=examples, home=tmp_path)
+    assert found.memory_bytes == memory_bytes(
+        spec,
+        load_shape(spec.base_path),
+        count_tokens(spec.base_path, examples, 1024).pairs,
+        Hardware(on_gpu=False, bf16=has_bf16()),
+        checkpointing=False,
+    )
+
+
+@pytest.mark.slow
+def test_a_whole_run_holds_at_most_what_is_said_and_not_much_less(
+    spec: TrainingSpec, export: Export, tmp_path: Path
 ) -> None:
     said = estimate_run(spec, examples=load_examples(export.directory), home=tmp_path)
-    program = (
-        "import sys; from pathlib import Path; from dataclasses import replace;"
-        "from alignment.plan import plan_run; from alignment.recipes import TrainingOptions;"
-        "from alignment.run_store import RunFolder;"
-        "from alignment.training.trainers import build_trainer;"
-        "from annotation.export.export import copy_export, load_export;"
-        "from tests.preferences import tiny_base;"
-        "export = load_export(Path(sys.argv[1])); base = tiny_base(Path(sys.argv[2]));"
-        "folder = RunFolder(Path(sys.argv[3])); copy_export(export, folder.dataset);"
-        "spec = plan_run(TrainingOptions('dpo', steps=2), base=base,"
-        " dataset_sha256=export.sha256, examples=export.examples);"
-        "build_trainer(folder, spec)[0].train();"
-        # Not ru_maxrss, which a child inherits from the process that started it.
-        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
-    )
-    words = [str(export.directory), str(base.path), str(tmp_path / "run")]
-    command = [sys.executable, "-W", "ignore", "-c", program, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    measured = int(done.stdout.split()[-1]) * 1024
-    assert measured / 2 < said.memory_bytes < measured * 2
+    folder = RunFolder(tmp_path / "run")
+    copy_export(export, folder.dataset)
+    folder.checkpoints.mkdir()
+    folder.write_spec(spec)
+    folder.write_status(Status(RunState.PREPARING, WHEN, WHEN))
+    command = [sys.executable, "-W", "ignore", "-m", "alignment.train", str(folder.path)]
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    final = folder.status().final
+    assert final is not None
+    assert final.peak_memory_bytes is not None
+    assert final.peak_memory_bytes <= said.memory_bytes <= 1.4 * final.peak_memory_bytes
 
 
 def room(**changed: int) -> Estimate:

@@ -11,8 +11,8 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from alignment.estimate import HEADROOM, load_shape, memory_bytes
 from alignment.hub.model_files import check_model_folder
+from alignment.memory import HEADROOM, Hardware, PairSize, load_shape, memory_bytes
 from alignment.plan import plan_run
 from alignment.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tuning
 from alignment.run_store import RunError, RunFolder
@@ -417,10 +417,11 @@ def test_a_cut_answer_is_not_trained_to_end_where_it_was_cut(
 def test_checkpointing_follows_memory(tiny_folder: Path, tiny_export: Export) -> None:
     rows = [TokenizedPair([5] * 60, [6] * 40, [7] * 20), TokenizedPair([5] * 10, [6], [7])]
     shape = load_shape(tiny_folder)
-    for method, sequences in (("dpo", 16), ("orpo", 16), ("sft", 8)):
+    pairs = [PairSize(60, 40, 20), PairSize(10, 1, 1)]
+    here = Hardware(on_gpu=torch.cuda.is_available(), bf16=False)
+    for method in get_args(Method):
         spec = spec_of(method, tiny_folder, tiny_export)
-        # The longest row is 60 + 40 tokens; 8 pairs at once are 16 sequences, of which SFT reads 8.
-        plain = memory_bytes(spec.recipe, shape, rows=sequences, tokens=100, checkpointing=False)
+        plain = memory_bytes(spec, shape, pairs, here, checkpointing=False)
         assert not wants_checkpointing(spec, rows, free_bytes=int(plain * HEADROOM) + 1)
         assert wants_checkpointing(spec, rows, free_bytes=int(plain * HEADROOM) - 1)
     always = spec_of("dpo", tiny_folder, tiny_export, gradient_checkpointing=True)

@@ -6,13 +6,17 @@ Owns those choices. Knows no trainer and no loss.
 from collections.abc import Sequence
 from typing import Any
 
-from alignment.estimate import free_memory_bytes, load_shape, needs_checkpointing
+from alignment.estimate import free_memory_bytes
+from alignment.memory import (
+    BF16_FROM_PARAMETERS,
+    Hardware,
+    PairSize,
+    load_shape,
+    needs_checkpointing,
+)
 from alignment.recipes import Recipe, TrainingSpec
 from alignment.training.data import TokenizedPair
 from alignment.training.progress import TrainingError
-
-BF16_FROM_PARAMETERS = 20_000_000
-"""Below this a processor gains nothing from bf16: casting costs what the products save."""
 
 ONE_THREAD_BELOW_PARAMETERS = 2_000_000
 
@@ -65,17 +69,16 @@ def wants_checkpointing(
     spec: TrainingSpec, rows: Sequence[TokenizedPair], *, free_bytes: int | None = None
 ) -> bool:
     """Whether activations are computed twice: the recipe says so, or a batch of the longest rows
-    would not fit into `free_bytes` (what is free now, when None) by alignment.estimate's formula.
+    would not fit into `free_bytes` (what is free now, when None) by alignment.memory's formula.
     """
     if spec.recipe.gradient_checkpointing:
         return True
-    sides = 1 if spec.method == "sft" else 2
-    longest = max(len(r.prompt_ids) + max(len(r.chosen_ids), len(r.rejected_ids)) for r in rows)
+    shape = load_shape(spec.base_path)
     return needs_checkpointing(
-        spec.recipe,
-        load_shape(spec.base_path),
-        rows=spec.recipe.micro_batch * sides,
-        tokens=longest,
+        spec,
+        shape,
+        [PairSize(len(r.prompt_ids), len(r.chosen_ids), len(r.rejected_ids)) for r in rows],
+        Hardware(on_gpu=_on_gpu(), bf16=trains_in_bf16(shape.parameters)),
         free_bytes=_free_bytes() if free_bytes is None else free_bytes,
     )
 
@@ -96,9 +99,15 @@ def split_batch(recipe: Recipe, processes: int) -> tuple[int, int]:
     return at_once, share // at_once
 
 
+def _on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _free_bytes() -> int:
     import torch
 
-    if torch.cuda.is_available():
+    if _on_gpu():
         return int(torch.cuda.mem_get_info()[0])
     return free_memory_bytes()

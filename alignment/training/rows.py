@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import end_of_turn_ids
-from alignment.estimate import load_shape
+from alignment.memory import load_shape
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
 from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
