@@ -216,6 +216,49 @@ def test_a_revealed_pair_cannot_be_voted_on_again_but_an_undone_skip_can(journal
     assert live(journal) == [("p2", Choice.B)]
 
 
+@pytest.mark.parametrize("choice", Choice)
+def test_a_vote_is_answered_as_it_is_stored(journal: Journal, choice: Choice) -> None:
+    journal.add_pairs([make_pair("p1"), make_pair("p2")]).result()
+    own = make_pair("p3")
+    own = replace(own, kind=PairKind.OWN, author="ann", only_for="ann")
+    journal.add_own_pair(own, lease=LEASE, now=NOON).result()
+    journal.set_aside("bob", "too fast").result()
+    for voter in ("ann", "bob"):
+        give(journal, voter)
+    later = NOON + timedelta(seconds=7)
+    votes = [
+        make_vote("v1", "p1", "ann", choice, created_at=later, reasons=(Reason.CLEAR,)),
+        make_vote("v2", "p2", "bob", choice, created_at=later, comment="ü"),
+        make_vote("v3", "p1", "cat", choice, created_at=later),
+        make_vote("v4", "p3", "ann", choice, created_at=later),
+    ]
+    said = [journal.add_vote(vote).result() for vote in votes]
+    assert [outcome.vote for outcome in said] == journal.votes()
+    assert [outcome.pair for outcome in said] == [
+        journal.pair(name) for name in ("p1", "p2", "p1", "p3")
+    ]
+    assert not any(outcome.in_argilla or outcome.replayed for outcome in said)
+    assert [outcome.vote.issued_at for outcome in said] == [NOON, NOON, None, NOON]
+    assert [outcome.vote.set_aside for outcome in said] == [None, "too fast", None, None]
+    assert said[3].vote.counted is False
+    again = journal.add_vote(replace(votes[0], id="v5")).result()
+    assert again == replace(said[0], replayed=True)
+
+
+def test_a_vote_takes_seven_statements(journal: Journal) -> None:
+    """Between any two of them another thread may take Python's lock, and the vote waits."""
+    journal.add_pairs([make_pair("p1")]).result()
+    give(journal, "ann")
+    statements: list[str] = []
+    on_writer(journal, lambda db: db.set_trace_callback(statements.append))
+    statements.clear()
+    journal.add_vote(make_vote("v1", "p1"), issued_only=True).result()
+    on_writer(journal, lambda db: db.set_trace_callback(None))
+    seen = [statement.split()[0] for statement in statements if not statement.startswith("--")]
+    vote = ["BEGIN", "SELECT", "SELECT", "INSERT", "INSERT", "UPDATE", "COMMIT"]
+    assert seen[: len(vote)] == vote
+
+
 def test_only_the_voter_of_an_issued_pair_may_vote_amend_and_undo(journal: Journal) -> None:
     journal.add_pairs([make_pair("p1")]).result()
     with pytest.raises(UnknownPair, match="'p9'"):
@@ -312,6 +355,23 @@ def test_a_failing_operation_leaves_its_neighbours_alone(journal: Journal) -> No
     with pytest.raises(UnknownPair):
         failing.result()
     assert (journal.note("before"), journal.note("after")) == ("1", "1")
+
+
+def test_an_operation_alone_takes_no_savepoint_and_leaves_nothing_where_it_fails(
+    journal: Journal,
+) -> None:
+    def fail(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO notes VALUES ('half', 'done')")
+        raise ValueError("half done")
+
+    statements: list[str] = []
+    on_writer(journal, lambda db: db.set_trace_callback(statements.append))
+    with pytest.raises(ValueError, match="half done"):
+        on_writer(journal, fail)
+    journal.set_note("after", "1").result()
+    on_writer(journal, lambda db: db.set_trace_callback(None))
+    assert (journal.note("half"), journal.note("after")) == (None, "1")
+    assert not [statement for statement in statements if "SAVEPOINT" in statement]
 
 
 def test_an_error_that_leaves_the_transaction_open_is_cleared_away(journal: Journal) -> None:

@@ -34,25 +34,23 @@ REJECTED = "the owner did not approve this prompt"
 
 
 def add_vote(db: sqlite3.Connection, vote: Vote, *, issued_only: bool) -> VoteOutcome:
-    _pair_row(db, vote.pair_id)
-    key = (vote.pair_id, vote.voter)
-    issued = db.execute("SELECT 1 FROM assignments WHERE pair_id = ? AND voter = ?", key).fetchone()
-    if issued_only and issued is None:
+    ballot = _ballot_row(db, vote.pair_id, vote.voter)
+    if issued_only and ballot["given_at"] is None:
         raise NotYours(f"Pair {vote.pair_id!r} was not given to you: ask for the next pair.")
-    live = _live_row(db, *key)
-    if live is not None:
-        return _replay(db, live, vote)
+    before = db.execute(
+        "SELECT * FROM votes WHERE pair_id = ? AND voter = ?", (vote.pair_id, vote.voter)
+    ).fetchall()
+    for row in before:
+        if row["superseded_at"] is None:
+            return _replay(db, row, vote)
     # An undone skip showed no models, so that pair may still be judged blind.
-    revealed = db.execute(
-        "SELECT 1 FROM votes WHERE pair_id = ? AND voter = ? AND choice <> 'skip'", key
-    ).fetchone()
-    if revealed is not None:
+    if any(row["choice"] != Choice.SKIP.value for row in before):
         raise VoteConflict(
             "You undid your vote on this pair after its models were shown, so it can't be voted"
             " on again: ask for the next pair."
         )
-    _insert(db, vote, delivered=False)
-    return _outcome(db, vote.id)
+    stored = _insert(db, vote, ballot, delivered=False)
+    return VoteOutcome(stored, pair_from_row(ballot), in_argilla=False)
 
 
 def amend_vote(
@@ -102,7 +100,8 @@ def mirror_vote(db: sqlite3.Connection, incoming: Vote, now: datetime) -> None:
     if live is None or live.record_choice is not incoming.record_choice:
         if live is not None:
             _supersede(db, live, now, delivered=True)
-        _insert(db, _with_free_id(db, incoming), delivered=True)
+        ballot = _ballot_row(db, incoming.pair_id, incoming.voter)
+        _insert(db, _with_free_id(db, incoming), ballot, delivered=True)
     elif set(live.reasons) != set(incoming.reasons) or live.comment != incoming.comment:
         _change_words(db, replace(live, reasons=incoming.reasons, comment=incoming.comment), now)
         _mark_delivered(db, live.id)
@@ -158,8 +157,25 @@ def _waiting_rows(db: sqlite3.Connection, pair_id: str) -> list[sqlite3.Row]:
 def _pair_row(db: sqlite3.Connection, pair_id: str) -> sqlite3.Row:
     row: sqlite3.Row | None = db.execute("SELECT * FROM pairs WHERE id = ?", (pair_id,)).fetchone()
     if row is None:
-        raise UnknownPair(f"No pair has the id {pair_id!r}: ask for the next pair.")
+        raise _unknown(pair_id)
     return row
+
+
+def _ballot_row(db: sqlite3.Connection, pair_id: str, voter: str) -> sqlite3.Row:
+    """The pair, with when this voter was given it and why their votes are set aside."""
+    row: sqlite3.Row | None = db.execute(
+        "SELECT pairs.*, assignments.issued_at AS given_at, voters.set_aside AS aside FROM pairs"
+        " LEFT JOIN assignments ON assignments.pair_id = pairs.id AND assignments.voter = :voter"
+        " LEFT JOIN voters ON voters.voter = :voter WHERE pairs.id = :pair",
+        {"pair": pair_id, "voter": voter},
+    ).fetchone()
+    if row is None:
+        raise _unknown(pair_id)
+    return row
+
+
+def _unknown(pair_id: str) -> UnknownPair:
+    return UnknownPair(f"No pair has the id {pair_id!r}: ask for the next pair.")
 
 
 def _live_row(db: sqlite3.Connection, pair_id: str, voter: str) -> sqlite3.Row | None:
@@ -194,11 +210,17 @@ def _outcome(db: sqlite3.Connection, vote_id: str, *, replayed: bool = False) ->
     return VoteOutcome(vote_from_row(row), pair, is_in_argilla(row), replayed)
 
 
-def _insert(db: sqlite3.Connection, vote: Vote, *, delivered: bool) -> None:
-    why = _why_not(_pair_row(db, vote.pair_id))
-    if vote.counted and why is not None:
-        vote = replace(vote, counted=False, why=why)
-    vote = replace(vote, issued_at=_issued_at(db, vote), set_aside=_set_aside(db, vote.voter))
+def _insert(db: sqlite3.Connection, vote: Vote, ballot: sqlite3.Row, *, delivered: bool) -> Vote:
+    """Store the vote, and give it as it is stored."""
+    why = _why_not(ballot)
+    given = ballot["given_at"]
+    vote = replace(
+        vote,
+        counted=vote.counted and why is None,
+        why=why if vote.counted else vote.why,
+        issued_at=datetime.fromisoformat(given) if given else vote.issued_at,
+        set_aside=ballot["aside"],
+    )
     db.execute(
         "INSERT INTO votes (id, pair_id, voter, choice, flipped, created_at, reasons, comment,"
         " source, superseded_at, counted, why, revision, issued_at, set_aside,"
@@ -212,6 +234,7 @@ def _insert(db: sqlite3.Connection, vote: Vote, *, delivered: bool) -> None:
         (vote.voter, vote.pair_id, moment, moment),
     )
     recount(db, vote.pair_id)
+    return vote
 
 
 def _why_not(pair: sqlite3.Row) -> str | None:
@@ -275,19 +298,6 @@ def recount(db: sqlite3.Connection, pair_id: str) -> None:
         " WHERE pair_id = pairs.id AND done = 0), '') WHERE id = ?",
         (pair_id,),
     )
-
-
-def _issued_at(db: sqlite3.Connection, vote: Vote) -> datetime | None:
-    row = db.execute(
-        "SELECT issued_at FROM assignments WHERE voter = ? AND pair_id = ?",
-        (vote.voter, vote.pair_id),
-    ).fetchone()
-    return datetime.fromisoformat(row["issued_at"]) if row else vote.issued_at
-
-
-def _set_aside(db: sqlite3.Connection, voter: str) -> str | None:
-    row = db.execute("SELECT set_aside FROM voters WHERE voter = ?", (voter,)).fetchone()
-    return row["set_aside"] if row else None
 
 
 def _with_free_id(db: sqlite3.Connection, vote: Vote) -> Vote:

@@ -189,7 +189,14 @@ class GroupCommitWriter:
         lately = time.monotonic() - self._synced_at < LAZY_SYNC_S
         self._sync(not (lately and all(work.lazy for work in batch)))
         self._connection.execute("BEGIN IMMEDIATE")
-        answers = [self._attempt(work) for work in batch]
+        if len(batch) == 1:
+            # Alone, it is undone with its whole transaction: a savepoint would copy every page.
+            answers = [self._run(batch[0])]
+            if answers[0].error is not None:
+                self._connection.execute("ROLLBACK")
+                return answers
+        else:
+            answers = [self._attempt(work) for work in batch]
         self._connection.execute("COMMIT")
         if self._syncs:
             self._synced_at = time.monotonic()
@@ -202,7 +209,15 @@ class GroupCommitWriter:
             self._syncs = wanted
 
     def _attempt(self, work: _Work) -> _Answer:
+        """One operation among others, undone alone where it fails."""
         self._connection.execute("SAVEPOINT operation")
+        answer = self._run(work)
+        if answer.error is not None:
+            self._connection.execute("ROLLBACK TO operation")
+        self._connection.execute("RELEASE operation")
+        return answer
+
+    def _run(self, work: _Work) -> _Answer:
         try:
             answer = _Answer(work.run(self._connection))
             if work.scrub:
@@ -213,9 +228,7 @@ class GroupCommitWriter:
             # Disk full, I/O error: SQLite may have rolled the whole transaction back already.
             raise
         except Exception as error:  # noqa: BLE001 - reported through the operation's future
-            self._connection.execute("ROLLBACK TO operation")
-            answer = _Answer(error=_plain(error))
-        self._connection.execute("RELEASE operation")
+            return _Answer(error=_plain(error))
         return answer
 
     def _abandon(self) -> None:
