@@ -9,22 +9,18 @@ from pathlib import Path
 
 import uvicorn
 
-from alignment.web.serve import KEEP_ALIVE_S
-from tests.browser.vote_site import Site
+from alignment.web.serve import build_config, listen
+from annotation.quick_imports import uncollected
 
 
 def main(folder: str, port: str) -> None:
     """Serve until ended."""
-    site = Site(Path(folder))
-    uvicorn.run(
-        site.build_app(),
-        port=int(port),
-        log_level="warning",
-        access_log=False,
-        loop="uvloop",
-        http="httptools",
-        timeout_keep_alive=KEEP_ALIVE_S,
-    )
+    with uncollected():
+        from tests.browser.vote_site import Site
+
+        app = Site(Path(folder)).build_app()
+    with listen("127.0.0.1", int(port)) as listener:
+        uvicorn.Server(build_config(app)).run(sockets=[listener])
 
 
 if __name__ == "__main__":
