@@ -27,6 +27,7 @@ from alignment.web.quality_tab import QualityHandlers, build_quality_section
 from alignment.web.rounds_tab import RoundHandlers, build_rounds_section
 from alignment.web.training_tab import TrainingHandlers, build_training_section
 from annotation.backup.sync import BackupStatus
+from annotation.web.frugal import let_queue_rest
 
 ADMIN_CSS: Path = Path(__file__).parent / "admin.css"
 """Goes to `mount_gradio_app(css_paths=[ADMIN_CSS])`."""
@@ -150,6 +151,7 @@ def build_admin_page(
         _build_hub(handlers, run, page, timer)
         build_audit_section(audit, page, timer)
     page.queue(default_concurrency_limit=4)
+    let_queue_rest(page)
     return page
 
 

@@ -28,6 +28,7 @@ from alignment.web.training_tab import TrainingHandlers
 from annotation.voting import Voting
 from annotation.web.api_errors import install_api_errors
 from annotation.web.callers import Callers
+from annotation.web.frugal import UNWATCHED, let_queue_rest
 from annotation.web.origin_guard import OriginGuard
 from annotation.web.page_files import build_page_routes
 from annotation.web.page_headers import PageHeaders
@@ -59,6 +60,7 @@ def build_app(site: Site, door: AdminDoor) -> fastapi.FastAPI:
         static_url="/api/docs-assets",
         title="Votetune",
         description="Routes for voters: signed-in Hub users, else bearers of the signed cookie.",
+        telemetry=UNWATCHED,
     )
     cookies = VoterCookies(
         site.identity.secret("cookie_secret"), site.identity.sessions, framed=site.on_space
@@ -160,4 +162,5 @@ def build_public_page(site: Site, cookies: VoterCookies) -> gr.Blocks:
         with gr.Tab("Leaderboard", id="leaderboard") as tab:
             build_leaderboard_tab(site.contest, site.pipeline.registry, tab)
     page.queue(default_concurrency_limit=4, max_size=64)
+    let_queue_rest(page)
     return page

@@ -31,6 +31,7 @@ from annotation.schema import (
 from annotation.voting import Voting
 from annotation.web.api_errors import install_api_errors
 from annotation.web.callers import Callers
+from annotation.web.frugal import UNWATCHED, let_queue_rest
 from annotation.web.page_files import build_page_routes
 from annotation.web.page_headers import PageHeaders
 from annotation.web.page_weight import CompressedPages
@@ -167,7 +168,7 @@ class Site:
         self.journal.close()
 
     def build_app(self) -> ASGIApp:
-        app = FastAPI()
+        app = FastAPI(telemetry=UNWATCHED)
         voting = Voting(self.journal, votes_per_pair=self.votes_per_pair, side_secret=SECRET)
         cookies = VoterCookies(SECRET)
         app.include_router(build_vote_routes(voting, cookies, self._health))
@@ -183,9 +184,11 @@ class Site:
         app.include_router(build_prompt_routes(own, Callers(cookies, voting).elected))
         app.include_router(build_page_routes())
         install_api_errors(app)
+        page = self._build_page(voting, cookies, queue)
+        let_queue_rest(page)
         gr.mount_gradio_app(
             app,
-            self._build_page(voting, cookies, queue),
+            page,
             path="/",
             theme=build_theme(),
             css_paths=[*VOTE_CSS, ADMIN_CSS],
