@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import httpx
+import uvloop
 
 from tests.benchmarks.bench_votes import DRY_S, THINK_S, Page, Tally
 
@@ -170,7 +171,8 @@ async def vote_all(kind: str, url: str, voters: int, ramp_s: float, seconds: flo
 
 def main(kind: str, url: str, voters: str, ramp_s: str, seconds: str) -> None:
     """Print the tally as JSON."""
-    seen = asyncio.run(vote_all(kind, url, int(voters), float(ramp_s), float(seconds)))
+    # The lighter loop: what the voters' own process takes stands in both pages' figures.
+    seen = uvloop.run(vote_all(kind, url, int(voters), float(ramp_s), float(seconds)))
     seen.client_cpu_s = time.process_time()
     print(json.dumps(asdict(seen)))
 
