@@ -6,10 +6,10 @@ libraries, and its rows are printed as soon as it has them.
 
 import importlib
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 
+from tests.benchmarks.peers.ends import leave_on_sigterm, run_and_end
 from tests.benchmarks.peers.machine import measure_machine
 from tests.benchmarks.peers.table import HEAD
 from tests.running_app import ROOT
@@ -28,6 +28,7 @@ NAMES: tuple[str, ...] = (
 
 def main(arguments: Sequence[str]) -> int:
     """Print the table of those named, or of all; 1 where a comparison failed to run."""
+    leave_on_sigterm()
     if arguments[:1] == ["--one"]:
         module = importlib.import_module(f"tests.benchmarks.peers.{arguments[1]}")
         for row in module.rows():
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         words = ["-m", "tests.benchmarks.peers", "--one", name]
         # A table is read: no library's bars between its rows.
         calm = os.environ | {"TQDM_DISABLE": "1"}
-        if subprocess.run([sys.executable, *words], cwd=ROOT, env=calm, check=False).returncode:
+        if run_and_end([sys.executable, *words], cwd=ROOT, env=calm):
             failed.append(name)
     if failed:
         print(f"These comparisons did not finish: {', '.join(failed)}.", file=sys.stderr)

@@ -21,6 +21,7 @@ import httpx
 
 from annotation.journal.journal import Journal
 from tests.benchmarks.bench_votes import THINK_S, percentile
+from tests.benchmarks.peers.ends import leave_on_sigterm
 from tests.benchmarks.peers.table import Goal, Row
 from tests.benchmarks.peers.voters import Voted
 from tests.journal_parts import make_pair
@@ -175,5 +176,6 @@ def _checked(seen: Voted, file: Path) -> Voted:
 
 
 if __name__ == "__main__":
+    leave_on_sigterm()
     for row in rows():
         print(row)
