@@ -1,6 +1,7 @@
 """Many votes at once into a real embedded Argilla leave what its own bulk route leaves."""
 
 import http.server
+import json
 import sqlite3
 import threading
 import uuid
@@ -18,6 +19,12 @@ from test_argilla_store import make_pair, make_vote
 
 from annotation.argilla_server.launcher import Credentials, EmbeddedArgilla
 from annotation.argilla_store.api import ArgillaApi, ArgillaRefused
+from annotation.argilla_store.records import (
+    receipts_spliced,
+    to_metadata,
+    to_receipt,
+    with_receipts,
+)
 from annotation.argilla_store.store import ArgillaConnection, ArgillaStore
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Pair, Reason, Vote, VoteSource
@@ -122,6 +129,30 @@ def _dataset_id(owner: Credentials, name: str) -> str:
         return str(sdk.datasets(name, workspace="votetune").id)
 
 
+def packed(responses: dict[str, Any]) -> Any:
+    """A response to each record, with a receipt to take out, as the route takes them."""
+    users = list(dict.fromkeys(said["user_id"] for said in responses.values()))
+    return {
+        "users": users,
+        "answers": list(responses.values()),
+        "records": {
+            key: {"receipts": '{"ann":null}', "responses": [[users.index(said["user_id"]), n]]}
+            for n, (key, said) in enumerate(responses.items())
+        },
+    }
+
+
+def compact(receipts: Any) -> str:
+    """Receipts as they are stored."""
+    return json.dumps(receipts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def nothing(*pairs: Pair) -> Any:
+    """No change to the records of these."""
+    records = {pair.id: {"receipts": "{}", "responses": []} for pair in pairs}
+    return {"users": [], "answers": [], "records": records}
+
+
 def both(sides: tuple[Side, Side], what: str, *more: Any, **named: Any) -> None:
     for side in sides:
         getattr(side.journal, what)(*more, **named).result(10)
@@ -146,9 +177,9 @@ def test_the_tables_say_the_same_as_after_the_stock_route(
     fast: list[int] = []
     put = ArgillaApi.put_votes
 
-    def counted(self: ArgillaApi, dataset_id: str, items: Any) -> list[str]:
-        left = put(self, dataset_id, items)
-        fast.append(len(items) - len(left))
+    def counted(self: ArgillaApi, dataset_id: str, votes: Any) -> list[str]:
+        left = put(self, dataset_id, votes)
+        fast.append(len(votes["records"]) - len(left))
         return left
 
     monkeypatch.setattr(ArgillaApi, "put_votes", counted)
@@ -207,13 +238,118 @@ def test_what_is_not_there_or_not_ours_goes_by_the_stock_route(sides: tuple[Side
     api.upsert(side.dataset_id, [{"external_id": wiped.id, "metadata": {}}])
     for pair in pairs:
         side.journal.add_vote(make_vote(pair, "ann")).result(10)
-    receipt = {"external_id": whole.id, "receipts": {}, "responses": []}
-    odd = [dict(receipt, external_id=pair.id) for pair in (gone, wiped)]
-    assert api.put_votes(side.dataset_id, [receipt, *odd]) == [gone.id, wiped.id]
+    assert api.put_votes(side.dataset_id, nothing(whole, gone, wiped)) == [gone.id, wiped.id]
     assert side.store.deliver() == 3
     rows = side.rows()
     assert {key for key, _ in rows["responses"]} == {pair.id for pair in pairs}
     assert all('"pair"' in row[1] for row in rows["records"].values())
+
+
+def test_other_answers_and_other_metadata_leave_what_the_stock_route_leaves(
+    sides: tuple[Side, Side],
+) -> None:
+    """What no page of ours sends: drafts, nothing said, metadata with keys like ours in them."""
+    pairs = [make_pair(n) for n in range(5)]
+    both(sides, "add_pairs", pairs)
+    odd = {"votes": "{}", "source": []}
+    more = [
+        {},
+        {"deep": odd},
+        {"list": [odd]},
+        {'a"votes': "{}", "not": [float("nan")]},
+        {"é": 'x"'},
+    ]
+    said = [
+        {"status": "discarded", "values": None},
+        {"status": "draft", "values": {}},
+        {"status": "submitted", "values": {"preference": {"value": "a"}, "comment": {"value": 5}}},
+        {"status": "submitted", "values": {"preference": {"value": "tie"}, "reasons": None}},
+        {
+            "status": "submitted",
+            "values": {"comment": {"value": "é"}, "preference": {"value": "b"}},
+        },
+    ]
+    receipt = to_receipt(make_vote(pairs[0], "ann"))
+    for side in sides:
+        side.store.deliver()
+        side.journal.add_vote(make_vote(pairs[4], "ann")).result(10)
+        side.store.deliver()
+    user_id = sides[0].store._api.user_ids()["ann"]
+    for n, (pair, extra, answer) in enumerate(zip(pairs, more, said, strict=True)):
+        held = to_metadata(pair, {}) | extra
+        if n == 1:
+            held = {"deep": odd, **to_metadata(pair, {})}
+        for side in sides:
+            item = {"external_id": pair.id, "metadata": held}
+            side.store._api.upsert(side.dataset_id, [item])
+        response = {"user_id": user_id, **answer}
+        ours = packed({pair.id: response})
+        ours["records"][pair.id]["receipts"] = compact({"ann": receipt})
+        stock = {
+            "external_id": pair.id,
+            "metadata": with_receipts(held, {"ann": receipt}),
+            "responses": [response],
+        }
+        try:
+            sides[1].store._api.upsert(sides[1].dataset_id, [stock])
+        except ArgillaRefused:
+            with pytest.raises(ArgillaRefused):
+                sides[0].store._api.put_votes(sides[0].dataset_id, ours)
+            assert n in (2, 3)
+        else:
+            assert sides[0].store._api.put_votes(sides[0].dataset_id, ours) == []
+    found, wanted = ({k: r[:-2] for t in s.rows().values() for k, r in t.items()} for s in sides)
+    assert found == wanted
+
+
+def test_a_splice_is_what_the_whole_metadata_written_anew_would_be() -> None:
+    pair = make_pair(1)
+    receipts = {v: to_receipt(make_vote(pair, v)) for v in ("ann", 'bo"b', "é")}
+    for held in ({}, {"ann": receipts["ann"]}, receipts):
+        for changes in ({}, {"zoe": receipts["é"]}, {"ann": None}, receipts, {"nobody": None}):
+            before = to_metadata(pair, held)
+            wanted = json.dumps(with_receipts(before, changes))
+            given = (json.dumps(before), before["votes"], changes, compact(changes))
+            assert receipts_spliced(*given) == wanted
+            # Whose key it is can't be told from the text.
+            odd = json.dumps({"x": {"votes": before["votes"]}, **before})
+            assert receipts_spliced(odd, *given[1:]) is None
+
+
+_SAID = {"status": "submitted", "values": {"preference": {"value": "b"}}}
+_HALF = {"status": "submitted", "values": {**_SAID["values"], "comment": {"value": "\ud800"}}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "receipts", "responses"),
+    [
+        ([], "x", []),
+        ([], "[]", []),
+        ([], '{"ann":1}', []),
+        ([], "{}", [[0, 0]]),
+        ([_SAID], "{}", [[1, 0]]),
+        ([_SAID], "{}", [[-1, 0]]),
+        ([_SAID, {}], "{}", [[0, 0]]),
+        ([_HALF], "{}", [[0, 0]]),
+        ([_SAID], None, [[0, 0]]),
+    ],
+)
+def test_what_is_no_votes_is_refused(
+    sides: tuple[Side, Side], answers: list[Any], receipts: Any, responses: list[Any]
+) -> None:
+    side, _ = sides
+    pair = make_pair(1)
+    side.journal.add_pairs([pair]).result(10)
+    side.journal.add_vote(make_vote(pair, "ann")).result(10)
+    side.store.deliver()
+    api, before = side.store._api, side.rows()
+    on = {"receipts": receipts, "responses": responses}
+    body = {"users": [api.user_ids()["ann"]], "answers": answers, "records": {pair.id: on}}
+    for odd in (body, body | {"records": {}}, body | {"users": None}, [body]):
+        with pytest.raises(ArgillaRefused) as refused:
+            api.put_votes(side.dataset_id, odd)
+        assert refused.value.status == 422
+    assert side.rows() == before
 
 
 @pytest.mark.parametrize(
@@ -240,12 +376,8 @@ def test_a_refused_response_leaves_nothing_of_its_batch(
     api, before = side.store._api, side.rows()
     good = {"status": "submitted", "values": {"preference": {"value": "b"}}}
     good["user_id"] = api.user_ids()["ann"]
-    items = [
-        {"external_id": pair.id, "receipts": {"ann": None}, "responses": [response]}
-        for pair, response in ((first, good), (second, good | changes))
-    ]
     with pytest.raises(ArgillaRefused) as refused:
-        api.put_votes(side.dataset_id, items)
+        api.put_votes(side.dataset_id, packed({first.id: good, second.id: good | changes}))
     assert refused.value.status == 422
     assert side.rows() == before
 
@@ -254,7 +386,7 @@ def test_only_who_may_write_records_may_use_it(
     owner: Credentials, sides: tuple[Side, Side]
 ) -> None:
     path = f"{owner.api_url}/api/v1/votetune/datasets/{sides[0].dataset_id}/votes"
-    body = {"items": [{"external_id": "x", "receipts": {}, "responses": []}]}
+    body = {"users": [], "answers": [], "records": {"x": {"receipts": "{}", "responses": []}}}
     sdk = rg.Argilla(api_url=owner.api_url, api_key=owner.api_key)
     name = f"reader-{uuid.uuid4().hex[:8]}"
     with closing(sdk.http_client):
@@ -299,8 +431,7 @@ def test_while_a_webhook_listens_every_vote_goes_by_the_stock_route(
     api = side.store._api
     hook = {"url": "http://127.0.0.1:9/", "events": ["record.updated"], "description": "test"}
     api._call("POST", "/api/v1/webhooks", hook)
-    item = {"external_id": pair.id, "receipts": {}, "responses": []}
-    assert api.put_votes(side.dataset_id, [item]) == [pair.id]
+    assert api.put_votes(side.dataset_id, nothing(pair)) == [pair.id]
     side.journal.add_vote(make_vote(pair, "bob")).result(10)
     assert side.store.deliver() == 1
     assert (pair.id, "bob") in side.rows()["responses"]

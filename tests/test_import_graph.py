@@ -69,6 +69,7 @@ ONLY_IN = {
         "annotation/argilla_server/server.py",
         "annotation/argilla_server/engine.py",
         "annotation/argilla_server/votes_route.py",
+        "annotation/argilla_server/votes_tables.py",
     },
     # Imported by name, where a Space lends GPUs, in alignment/sampling/zero_gpu.py.
     "spaces": set(),

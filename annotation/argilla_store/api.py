@@ -80,17 +80,17 @@ class ArgillaApi:
     def votes_at_once(self) -> int:
         """How many votes `put_votes` takes: 0 where Argilla is not the embedded server."""
         try:
-            return int(self._call("GET", "/api/v1/votetune")["votes"])
+            return int(self._call("GET", "/api/v1/votetune")["packed_votes"])
         except (ArgillaRefused, LookupError, TypeError, ValueError):
             return 0
 
-    def put_votes(self, dataset_id: str, items: Sequence[Json]) -> list[str]:
-        """Responses and receipts on records that are there; all or none.
+    def put_votes(self, dataset_id: str, votes: Json) -> list[str]:
+        """Responses and receipts, `to_packed_votes`, on records that are there; all or none.
 
         The external ids of those that have to go through `upsert`.
         """
         path = f"/api/v1/votetune/datasets/{dataset_id}/votes"
-        left: list[str] = self._call("PUT", path, {"items": list(items)})["left"]
+        left: list[str] = self._call("PUT", path, votes)["left"]
         return left
 
     def records(self, dataset_id: str, page: int) -> Iterator[list[Json]]:

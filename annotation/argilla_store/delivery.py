@@ -15,7 +15,8 @@ from annotation.argilla_store.records import (
     Json,
     receipts_of,
     to_metadata,
-    to_receipt,
+    to_packed_votes,
+    to_receipts,
     to_record,
     to_response,
     voter_user_id,
@@ -119,15 +120,8 @@ class Delivery:
         left: set[str] = set()
 
         def put(some: Sequence[Vote]) -> None:
-            items = [
-                {
-                    "external_id": pair_id,
-                    "receipts": _receipts(decided),
-                    "responses": self._responses(decided),
-                }
-                for pair_id, decided in _decided(some).items()
-            ]
-            left.update(self._api.put_votes(self._dataset_id, items))
+            packed = to_packed_votes(_decided(some), self._users)
+            left.update(self._api.put_votes(self._dataset_id, packed))
 
         went = self._send(votes, put)
         return (
@@ -157,7 +151,7 @@ class Delivery:
         """One record a pair: its metadata with a receipt a voter, and one response a voter."""
         items = []
         for pair_id, decided in _decided(votes).items():
-            receipts = known.get(pair_id, {}) | _receipts(decided)
+            receipts = known.get(pair_id, {}) | to_receipts(decided)
             item = to_record(pairs[pair_id])
             if pair_id in known:
                 del item["fields"]
@@ -252,13 +246,3 @@ def _decided(votes: Sequence[Vote]) -> dict[str, dict[str, Vote]]:
         if vote.superseded_at is None or vote.voter not in decided:
             decided[vote.voter] = vote
     return by_pair
-
-
-def _receipts(decided: Mapping[str, Vote]) -> dict[str, Json | None]:
-    """The receipt of each voter; None where there should be none."""
-    return {
-        voter: to_receipt(vote)
-        if vote.superseded_at is None and vote.source is not VoteSource.ARGILLA
-        else None
-        for voter, vote in decided.items()
-    }

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as _escaped
 from typing import Any
 
 from annotation.schema import (
@@ -28,6 +29,8 @@ from annotation.schema import (
 )
 
 Json = dict[str, Any]
+Receipts = Mapping[str, Json | None]
+"""By voter; None where there should be none."""
 
 # What a chat field takes, in argilla-server 2.8.0: longer or empty messages are refused.
 MAX_MESSAGE_CHARS = 20_000
@@ -119,11 +122,41 @@ def without_receipt(metadata: Json, voter: str) -> Json:
     return with_receipts(metadata, {voter: None})
 
 
-def with_receipts(metadata: Json, changes: Mapping[str, Json | None]) -> Json:
+def with_receipts(metadata: Json, changes: Receipts) -> Json:
     """A record's metadata, all as it is but for the receipts that change; None takes one out."""
     receipts = {**receipts_of({"metadata": metadata}), **changes}
     kept = {voter: receipt for voter, receipt in receipts.items() if receipt is not None}
     return metadata | {"votes": _dumps(kept), "source": _sources(kept)}
+
+
+def receipts_spliced(metadata: str, held: str, changes: Receipts, changes_text: str) -> str | None:
+    """`with_receipts` on metadata as Argilla stores them, the text of `json.dumps`.
+
+    Rewrites nothing but what changes. `held` is the text of `votes` in them, and `changes_text`
+    that of `changes`, as `to_packed_votes` writes it. None where it is not plain from the text
+    which `votes` or `source` are the record's own, since there is another such key.
+    """
+    before = {} if held == _NO_RECEIPTS else receipts_of({"metadata": {"votes": held}})
+    kept = {k: receipt for k, receipt in {**before, **changes}.items() if receipt is not None}
+    votes = changes_text if not before and len(kept) == len(changes) else _dumps(kept)
+    metadata, is_plain = _respelled(metadata, '"votes": ', _escaped(held), _escaped(votes))
+    was, now = _sources(before), _sources(kept)
+    if is_plain and was != now:
+        metadata, is_plain = _respelled(metadata, '"source": ', _listed(was), _listed(now))
+    return metadata if is_plain else None
+
+
+def _respelled(text: str, key: str, was: str, now: str) -> tuple[str, bool]:
+    """The text with another value of `key`, and whether it is plain where that stands."""
+    before, found, after = text.partition(key)
+    # A quote within a string has a backslash before it, so that this is a key wherever it is.
+    is_plain = bool(found) and key not in after and after.startswith(was)
+    return f"{before}{key}{now}{after[len(was) :]}", is_plain
+
+
+def _listed(words: Iterable[str]) -> str:
+    """As `json.dumps` writes them, which makes an encoder for each list."""
+    return f"[{', '.join(map(_escaped, words))}]"
 
 
 def has_receipts(metadata: Json | None) -> bool:
@@ -144,15 +177,57 @@ def to_receipt(vote: Vote) -> Json:
     }
 
 
+def to_receipts(decided: Mapping[str, Vote]) -> dict[str, Json | None]:
+    """The receipts of the voters."""
+    return {
+        voter: to_receipt(vote)
+        if vote.superseded_at is None and vote.source is not VoteSource.ARGILLA
+        else None
+        for voter, vote in decided.items()
+    }
+
+
 def to_response(vote: Vote, user_id: str) -> Json:
     """The response of `vote`, in the record's own order; an undone vote is a discarded one."""
+    return {"user_id": user_id, **_answer(vote)}
+
+
+def to_packed_votes(decided: Mapping[str, Mapping[str, Vote]], users: Mapping[str, str]) -> Json:
+    """The votes by pair and voter, as the embedded server's own route takes them.
+
+    A response is the place of its user and that of its answer in lists that name each once.
+    `users` are the ids of the voters' users.
+    """
+    voters: dict[str, int] = {}
+    answers: dict[object, tuple[int, Json]] = {}
+    records: Json = {}
+    for pair_id, by_voter in decided.items():
+        responses = []
+        for voter, vote in by_voter.items():
+            sort = (
+                *(vote.choice, vote.flipped, vote.reasons, vote.comment),
+                vote.superseded_at is None,
+            )
+            answer = answers.get(sort)
+            if answer is None:
+                answer = answers[sort] = (len(answers), _answer(vote))
+            responses.append((voters.setdefault(voter, len(voters)), answer[0]))
+        records[pair_id] = {"receipts": _dumps(to_receipts(by_voter)), "responses": responses}
+    return {
+        "users": [users[voter] for voter in voters],
+        "answers": [answer for _, answer in answers.values()],
+        "records": records,
+    }
+
+
+def _answer(vote: Vote) -> Json:
     values: Json = {"preference": {"value": vote.record_choice.value}}
     if vote.reasons:
         values["reasons"] = {"value": [reason.value for reason in dict.fromkeys(vote.reasons)]}
     if vote.comment:
         values["comment"] = {"value": vote.comment}
     status = "submitted" if vote.superseded_at is None else "discarded"
-    return {"user_id": user_id, "status": status, "values": values}
+    return {"status": status, "values": values}
 
 
 def vote_from_response(
@@ -262,5 +337,6 @@ def _revision(model: ModelRef) -> str:
     return (model.adapter_revision if model.adapter else model.base_revision) or ""
 
 
-def _dumps(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+# Made once: json.dumps makes one a call where it is told anything.
+_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_NO_RECEIPTS = _dumps({})
