@@ -22,6 +22,7 @@ from argilla_server.models import Dataset, User
 from argilla_server.security import auth
 from argilla_server.validators.responses import ResponseCreateValidator
 from fastapi import APIRouter, Depends, Request, Security
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, Field, NonNegativeInt, TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
@@ -72,7 +73,9 @@ def votes_router(has_webhooks: Callable[[], bool]) -> APIRouter:
         packed = _read(await request.body())
         if has_webhooks():
             return {"left": list(packed.records)}
-        return {"left": await write_votes(db, dataset, _checked(dataset, packed))}
+        votes = _checked(dataset, packed)
+        needed = dataset.distribution["min_submitted"]
+        return {"left": await run_in_threadpool(write_votes, dataset.id.hex, needed, votes)}
 
     return router
 
@@ -135,13 +138,13 @@ class _Checker:
             # The order of the answers counts: it is that of the stored text.
             shape = {**values, **dict.fromkeys(said, _SAID)} if said else values
             sort = json.dumps([answer["status"], shape])
-            if sort not in self._seen:
+            found = self._seen.get(sort)
+            if found is None:
                 created = _adapter.validate_python({**answer, "user_id": _ANYBODY})
                 ResponseCreateValidator.validate(created, self._record)
-                self._seen[sort] = created.model_dump(exclude={"user_id"})
+                found = self._seen[sort] = created.model_dump(exclude={"user_id"})
         except (UnprocessableEntityError, LookupError, TypeError, AttributeError, ValueError) as ex:
             raise UnprocessableEntityError(f"record does not have valid responses: {ex}") from ex
-        found = self._seen[sort]
         stored = {**found["values"], **said} if said else found["values"]
         return Answer(found["status"].name, json.dumps(stored))
 

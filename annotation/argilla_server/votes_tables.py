@@ -1,24 +1,24 @@
 """The rows of many votes, as the server's own models would write them, without those models.
 
 Runs only in the embedded server's environment. Owns the SQL and what a column's text looks like;
-what may be written is decided in `votes_route`. Statements are text and go to the driver as they
-are: SQLAlchemy binds each id, time and status of a thousand rows by itself, which takes it four
-times as long as SQLite takes to insert them, and hands each statement to the driver's thread four
-times.
+what may be written is decided in `votes_route`. Statements are text and go to sqlite3 as they are:
+SQLAlchemy binds each id, time and status of a thousand rows by itself, which takes it four times
+as long as SQLite takes to insert them, and its asynchronous side hands every statement to another
+thread four times.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from sqlite3 import Connection
+from typing import NamedTuple
 from uuid import UUID
 
-import aiosqlite  # type: ignore[import-not-found]
+from argilla_server.database import sync_engine
 from argilla_server.enums import RecordStatus
 from argilla_server.errors.future import UnprocessableEntityError
-from argilla_server.models import Dataset
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from annotation.argilla_store.records import (
     Receipts,
@@ -85,39 +85,46 @@ class _Record(NamedTuple):
         return json.dumps(with_receipts(held, votes.receipts)) if has_receipts(held) else None
 
 
-async def write_votes(db: AsyncSession, dataset: Dataset, votes: Mapping[str, Votes]) -> list[str]:
+def write_votes(dataset_id: str, min_submitted: int, votes: Mapping[str, Votes]) -> list[str]:
     """Write the votes by external id and commit; the external ids of records that are not there or
     not ours. Raises UnprocessableEntityError at a user who is not there: nothing is written then.
+
+    Blocks, and waits for others who write: for a thread of its own.
     """
-    driver: Any = (await (await db.connection()).get_raw_connection()).driver_connection
-    # At once: what is read below is then what is written to, whoever else writes.
-    await driver.execute("BEGIN IMMEDIATE")
-    named = (dataset.id.hex, json.dumps(list(votes)))
-    records = {key: _Record(*row) for key, *row in await driver.execute_fetchall(_RECORDS, named)}
-    changed = {key: r.with_receipts_of(votes[key]) for key, r in records.items()}
-    metadata = {key: text for key, text in changed.items() if text is not None}
-    here = {key: on for key, on in votes.items() if key in metadata}
-    rows = [(records[key].id, *said) for key, on in here.items() for said in on.responses]
-    if rows:
-        await _put_responses(driver, dataset, rows)
-    if here:
-        await _update_records(driver, dataset, {records[key]: metadata[key] for key in here})
-    await db.commit()
-    return [key for key in votes if key not in here]
+    with closing(sync_engine.raw_connection()) as pooled, pooled.driver_connection as db:
+        # At once: what is read below is then what is written to, whoever else writes.
+        db.execute("BEGIN IMMEDIATE")
+        records, metadata = _found(db, dataset_id, votes)
+        here = [key for key in votes if key in metadata]
+        rows = [(records[key].id, *said) for key in here for said in votes[key].responses]
+        if rows:
+            _put_responses(db, dataset_id, rows)
+        if here:
+            _update_records(db, min_submitted, [(records[key], metadata[key]) for key in here])
+    return [key for key in votes if key not in metadata]
 
 
-async def _put_responses(
-    driver: aiosqlite.Connection, dataset: Dataset, responses: Sequence[tuple[str, str, Answer]]
+def _found(
+    db: Connection, dataset_id: str, votes: Mapping[str, Votes]
+) -> tuple[dict[str, _Record], dict[str, str]]:
+    """The records that are there, and what the metadata of those that are ours will be."""
+    found = db.execute(_RECORDS, (dataset_id, json.dumps(list(votes)))).fetchall()
+    records = {key: _Record(*row) for key, *row in found}
+    metadata = {key: record.with_receipts_of(votes[key]) for key, record in records.items()}
+    return records, {key: text for key, text in metadata.items() if text is not None}
+
+
+def _put_responses(
+    db: Connection, dataset_id: str, responses: Sequence[tuple[str, str, Answer]]
 ) -> None:
     users = list(dict.fromkeys(user_id for _, user_id, _ in responses))
-    strangers = await driver.execute_fetchall(_STRANGERS, (json.dumps(users),))
+    strangers = db.execute(_STRANGERS, (json.dumps(users),)).fetchall()
     if ids := [str(UUID(user_id)) for (user_id,) in strangers]:
         raise UnprocessableEntityError(
             f"record does not have valid responses: user with id {min(ids)} not found"
         )
     now = datetime.utcnow()
-    members = [(dataset.id.hex, user_id, _text(now), _text(now)) for user_id in users]
-    await driver.executemany(_PUT_MEMBERS, members)
+    db.executemany(_PUT_MEMBERS, [(dataset_id, user_id, *2 * [_text(now)]) for user_id in users])
     # A moment apart: responses are listed in the order in which they came.
     moments = [_text(now + timedelta(microseconds=n)) for n in range(len(responses))]
     rows = [
@@ -126,24 +133,22 @@ async def _put_responses(
             _new_ids(len(responses)), responses, moments, strict=True
         )
     ]
-    await driver.executemany(_PUT_RESPONSES, rows)
+    db.executemany(_PUT_RESPONSES, rows)
 
 
-async def _update_records(
-    driver: aiosqlite.Connection, dataset: Dataset, metadata: Mapping[_Record, str]
+def _update_records(
+    db: Connection, min_submitted: int, metadata: Sequence[tuple[_Record, str]]
 ) -> None:
     """Receipts, and the status that the responses make; what changes neither keeps its time."""
-    ids = json.dumps([record.id for record in metadata])
-    submitted = dict(await driver.execute_fetchall(_SUBMITTED, (ids,)))
-    needed, now = dataset.distribution["min_submitted"], _text(datetime.utcnow())
-    changes = []
-    for record, text in metadata.items():
-        done = submitted.get(record.id, 0) >= needed
+    ids = json.dumps([record.id for record, _ in metadata])
+    submitted = dict(db.execute(_SUBMITTED, (ids,)).fetchall())
+    changes, now = [], _text(datetime.utcnow())
+    for record, text in metadata:
+        done = submitted.get(record.id, 0) >= min_submitted
         status = (RecordStatus.completed if done else RecordStatus.pending).name
-        if (status, text) != (record.status, record.metadata):
+        if status != record.status or text != record.metadata:
             changes.append((text, status, now, record.id))
-    if changes:
-        await driver.executemany(_UPDATE_RECORDS, changes)
+    db.executemany(_UPDATE_RECORDS, changes)
 
 
 def _new_ids(count: int) -> list[str]:
