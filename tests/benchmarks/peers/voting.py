@@ -31,7 +31,7 @@ VOTERS = 300
 RAMP_S = THINK_S
 SECONDS = 8.0
 ROUNDS = 5
-"""The peer's p95 was 24 ms in one round and 64 ms in the next: more rounds, each a little shorter."""
+"""The peer's p95 was 24 ms in one round and 64 ms in the next: more rounds, each shorter."""
 PAIRS = 4000
 PAIR_SIZE = 80
 """Words an answer; a voter is shown each pair once at most."""
