@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from test_export import BASE, MONDAY, TUNED, pair_of, prompts_of, vote_of
 
+from annotation.export import sorted_hash
 from annotation.export.export import (
     count_export,
     export_preferences,
     load_examples,
     prepare_export,
     sha256_of_votes,
-    sorted_hash,
 )
 from annotation.export.lines import from_line, to_line
 from annotation.export.preferences import write_lines
