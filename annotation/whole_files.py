@@ -18,6 +18,6 @@ def write_whole(file: Path, text: str) -> None:
     try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(file)
-    except BaseException:
+    finally:
+        # Renamed, it is there no more.
         draft.unlink(missing_ok=True)
-        raise
