@@ -57,7 +57,8 @@ def build_compare_tab(
         return MINE, changes.choices(request), changes.why_not(request) or ""
 
     choosing: dict[str, Any] = {"inputs": part, "outputs": look, "show_progress": "hidden"}
-    tab.select(choose, api_name="open_compare", **choosing)
+    # A tab opened again meanwhile asks again: Gradio would drop that click.
+    tab.select(choose, api_name="open_compare", trigger_mode="always_last", **choosing)
     part.change(choose, api_visibility="private", **choosing)
 
     def draw(chosen: Look | None) -> None:

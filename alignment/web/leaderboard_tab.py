@@ -145,4 +145,12 @@ def build_leaderboard_tab(contest: Contest, registry: Registry, tab: gr.Tab) -> 
         except Fault as fault:
             raise gr.Error(str(fault), print_exception=False) from None
 
-    tab.select(refresh, None, board, api_name="leaderboard", show_progress="hidden")
+    # Gradio drops a click while the last one's answer is on its way, and would show that one.
+    tab.select(
+        refresh,
+        None,
+        board,
+        api_name="leaderboard",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )

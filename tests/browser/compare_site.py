@@ -54,6 +54,10 @@ class CompareSite(Site):
     def promote(self, run: str) -> None:
         self.registry.promotions.promote(self.registry.get(run).ref, "override")
 
+    def answered(self) -> int:
+        """Gradio events that were answered, whatever they said."""
+        return sum(body.count(b"process_completed") for body in self.sent)
+
     def build_app(self) -> ASGIApp:
         app = Site.build_app(self)
 

@@ -1,6 +1,7 @@
 """Leaderboard and promotion in a real browser: every state, by every look, axe, and one click."""
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from quality_site import serve_admin
 from small_files import write_run
 
 from alignment.base import bound_base, resolve_base
+from alignment.contest.contest import Contest
 from alignment.registry import Registry
 from alignment.settings import AlignmentSettings
 from annotation.journal.journal import Journal
@@ -37,9 +39,17 @@ def site(tmp_path: Path) -> Iterator[LeaderSite]:
     served.close()
 
 
-def open_board(page: Page) -> None:
+def reopen(page: Page) -> None:
     page.get_by_role("tab", name="Vote").click()
     page.get_by_role("tab", name="Leaderboard").click()
+
+
+def open_board(page: Page, site: LeaderSite) -> None:
+    """Open the tab and wait for its answer: what lay there before may say the same."""
+    answered = site.answered()
+    reopen(page)
+    while site.answered() == answered:
+        page.wait_for_timeout(20)
 
 
 def row(page: Page, name: str):
@@ -63,17 +73,18 @@ def test_voters_see_each_state_of_a_model_in_words_and_nothing_of_an_open_compar
 ) -> None:
     first, second = (site.registry.get(run).ref for run in site.runs)
     page = new_voter().open()
-    open_board(page)
+    open_board(page, site)
     board = page.locator("#leaderboard")
     expect(board).to_contain_text("No comparison is closed yet")
     # The newest model waits for its gate, so what is said of it is not shown.
     judge(site.journal, second, BASE, many(25, 5))
-    open_board(page)
+    open_board(page, site)
     expect(board).to_contain_text("No comparison is closed yet")
+    assert not any(b"dpo-second" in body for body in site.sent)
 
     judge(site.journal, first, BASE, many(12, 2))
     judge(site.journal, APART, ALSO_APART, many(20, 4))
-    open_board(page)
+    open_board(page, site)
     expect(row(page, "dpo-first")).to_contain_text("not enough votes")
     expect(row(page, "dpo-apart")).to_contain_text("never compared with the base")
     assert "the measure" not in row(page, "dpo-apart").inner_text()
@@ -84,11 +95,11 @@ def test_voters_see_each_state_of_a_model_in_words_and_nothing_of_an_open_compar
     assert "dpo-second" not in board.inner_text()
 
     site.contest.dismiss()
-    open_board(page)
+    open_board(page, site)
     expect(row(page, "dpo-second")).to_contain_text(re.compile(r"\+\d+.*0\.83"))
     for n in range(7):
         site.journal.set_aside(f"voter-{n}", "a ring").result()
-    open_board(page)
+    open_board(page, site)
     expect(board).to_contain_text("21 votes of voters who are set aside are left out.")
     expect(row(page, "dpo-second")).to_contain_text("0.78")
 
@@ -99,9 +110,31 @@ def test_a_model_that_never_lost_has_words_instead_of_a_number(
     first, _ = (site.registry.get(run).ref for run in site.runs)
     judge(site.journal, first, BASE, many(24))
     page = new_voter().open()
-    open_board(page)
+    open_board(page, site)
     expect(row(page, "dpo-first")).to_contain_text("never lost")
     assert not re.search(r"[+−]\d", row(page, "dpo-first").inner_text())
+
+
+def test_a_tab_opened_again_before_its_answer_came_shows_what_is_true_then(
+    site: LeaderSite, new_voter: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    draw = Contest.leaderboard
+
+    def slow(contest: Contest, **options):
+        found = draw(contest, **options)
+        begun.set()
+        assert go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(Contest, "leaderboard", slow)
+    page = new_voter().open()
+    reopen(page)
+    assert begun.wait(30)
+    judge(site.journal, APART, ALSO_APART, many(20, 4))
+    reopen(page)
+    go_on.set()
+    expect(row(page, "dpo-apart")).to_contain_text("never compared with the base")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +150,7 @@ def test_the_leaderboard_is_accessible_and_fits(
     site.journal.set_aside("voter-0", "a ring").result()
     site.contest.dismiss()
     page = new_voter(viewport=size, color_scheme=scheme).open()
-    open_board(page)
+    open_board(page, site)
     expect(row(page, "dpo-second")).to_be_visible()
     check_looks(page, "#leaderboard")
     page.screenshot(path=str(tmp_path / f"board-{size['width']}-{scheme}.png"), full_page=True)
