@@ -18,7 +18,7 @@ TOO_EASY_ACCURACY = 0.99
 MEMORISED_ACCURACY, MEMORISED_GAP = 0.97, 0.1
 """The gap counts beyond two standard errors: ten held-out pairs say little."""
 HELD_OUT_SHARE = 0.1
-"""Of the examples, as alignment.training.data holds them out."""
+"""Of the examples, as alignment.training.rows.data holds them out."""
 HELD_OUT_FALL, HELD_OUT_FALLEN_PAIRS = 0.1, 3
 UNLEARNED_NATS = 0.1
 """Less than this between chosen and rejected, and odds of drawing either change by under 10 %."""

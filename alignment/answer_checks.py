@@ -1,7 +1,7 @@
 """What looks off in a finished run's own answers, in words: length, repetition, distance, ranking.
 
-Pure. Owns the thresholds; the figures are measured in alignment.training.answers. A run that wins
-by length alone, or falls apart, can win votes for a while: these stand beside the votes.
+Pure. Owns the thresholds; the figures are measured in alignment.training.watch.answers. A run that
+wins by length alone, or falls apart, can win votes for a while: these stand beside the votes.
 """
 
 import math

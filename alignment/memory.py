@@ -23,9 +23,9 @@ BF16_FROM_PARAMETERS = 20_000_000
 _CPUINFO = Path("/proc/cpuinfo")
 _FLOAT, _HALF, _ADAM = 4, 2, 2
 _PORTION, _TILE_TOKENS, _TILE_VOCABULARY = 1 << 23, 4096, 32768
-"""Logits that alignment.training.token_logps holds at a time, and TRL's head on a processor."""
+"""Logits that training.forward.token_logps holds at a time, and TRL's head on a processor."""
 _ONE_ROW = frozenset({"gemma", "llama", "olmo2", "qwen2", "qwen3", "smollm3"})
-"""Families known to take a pair as one row (alignment.training.shared_prompt)."""
+"""Families known to take a pair as one row (training.forward.shared_prompt)."""
 
 
 @dataclass(frozen=True, slots=True)

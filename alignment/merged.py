@@ -34,7 +34,7 @@ def ensure_merged(folder: RunFolder, base_path: Path) -> Path:
     if _is_made(folder, adapter_sha256):
         return folder.merged
     try:
-        run_step("alignment.training.merging", base_path, folder.adapter, folder.merged)
+        run_step("alignment.training.weights.merging", base_path, folder.adapter, folder.merged)
     except StepError as error:
         raise MergeError(
             f"The adapter of run {name} can't be merged into its base: {error}"

@@ -57,8 +57,8 @@ class AnswerFigures:
     """What a finished run's model and its base answered to prompts that were held out.
 
     Means over `answers` of each: `tokens` long, the share of 4-grams said before. `kl_per_token` is
-    KL(model ‖ base) in nats, `kl_error` its standard error (alignment.training.answers); None for
-    a single answer.
+    KL(model ‖ base) in nats, `kl_error` its standard error (alignment.training.watch.answers); None
+    for a single answer.
     """
 
     answers: int

@@ -27,7 +27,7 @@ from alignment.run_store import (
     Status,
     hold_lock,
 )
-from alignment.training.ends import vanished_line
+from alignment.training.watch.ends import vanished_line
 from annotation.export.export import Export, copy_export
 from annotation.hub.dataset import find_published
 from annotation.schema import utc_now

@@ -18,8 +18,10 @@ from typing import Any
 
 from alignment.recipes import TrainingSpec
 from alignment.run_store import AnswerFigures, FinalMetrics, RunFolder, RunState
-from alignment.training.answers import measure_answers
-from alignment.training.checkpoints import (
+from alignment.training.rows.sift import left_out
+from alignment.training.trainers import build_trainer
+from alignment.training.watch.answers import measure_answers
+from alignment.training.watch.checkpoints import (
     checkpoint_to_resume,
     clear,
     make_room,
@@ -27,8 +29,8 @@ from alignment.training.checkpoints import (
     step_of,
     tidy,
 )
-from alignment.training.ends import failure_line, kernel_kills
-from alignment.training.progress import (
+from alignment.training.watch.ends import failure_line, kernel_kills
+from alignment.training.watch.progress import (
     Stopped,
     StopSignal,
     enter,
@@ -37,11 +39,9 @@ from alignment.training.progress import (
     say_failed,
     say_stopped,
 )
-from alignment.training.samples import Sampler, sample_prompts
-from alignment.training.sift import left_out
-from alignment.training.trainers import build_trainer
-from alignment.training.watch import NothingLeft, Watch, watch_callback
-from alignment.training.weights import save_weights
+from alignment.training.watch.samples import Sampler, sample_prompts
+from alignment.training.watch.watch import NothingLeft, Watch, watch_callback
+from alignment.training.weights.weights import save_weights
 from annotation.export.export import load_examples
 
 

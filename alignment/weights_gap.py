@@ -38,7 +38,7 @@ class Gap:
 def measure_gap(base_path: Path, one: Path, other: Path) -> Gap:
     """The gap between the weights in two folders on one base. Raises GapError."""
     try:
-        said = run_step("alignment.training.weights_gap", base_path, one, other)
+        said = run_step("alignment.training.weights.weights_gap", base_path, one, other)
     except StepError as error:
         raise GapError(f"{one} and {other} can't be compared: {error}") from None
     return Gap(**json.loads(said.splitlines()[-1]))

@@ -21,7 +21,7 @@ from alignment.run_store import Metric, RunState
 from alignment.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
 from alignment.training.hardware import split_batch
-from alignment.training.progress import TrainingError
+from alignment.training.watch.progress import TrainingError
 from annotation.export.export import Export
 from annotation.settings import SettingsError, load_settings
 from tests.preferences import export_of, tiny_base

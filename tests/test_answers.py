@@ -9,14 +9,14 @@ import pytest
 
 from alignment.answer_checks import remarks
 from alignment.run_store import AnswerFigures, FinalMetrics
-from alignment.training.answers import (
+from alignment.training.rows.data import split_held_out
+from alignment.training.watch.answers import (
     MAX_NEW_TOKENS,
     kl_per_token,
     measure_answers,
     prompts_to_ask,
     repetition,
 )
-from alignment.training.data import split_held_out
 from annotation.export.export import Export, load_examples
 from tests.preferences import export_of
 from tests.trainer_fixture import MakeTrainer, shake, spec_of

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from alignment.chat import end_of_turn_ids
 from alignment.checks.base_checks import BaseProblem, check_base
-from alignment.training.data import tokenize_example
-from alignment.training.progress import TrainingError
+from alignment.training.rows.data import tokenize_example
+from alignment.training.watch.progress import TrainingError
 from annotation.export.export import Export, load_examples
 from annotation.schema import Message, ModelRef, PreferenceExample, Prompt
 from tests.tiny import EOS_ID, make_tiny_model

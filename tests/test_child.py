@@ -24,10 +24,11 @@ import torch
 import alignment.train
 from alignment.recipes import Method, Recipe, TrainingSpec
 from alignment.run_store import COMPLETE, FinalMetrics, Metric, RunFolder, RunState, Sample, Status
-from alignment.training import ends
-from alignment.training.checkpoints import BEST, checkpoint_to_resume, is_whole
-from alignment.training.data import HOLD_OUT_FROM, MAX_HELD_OUT, split_held_out
-from alignment.training.early_stop import (
+from alignment.training.rows.data import HOLD_OUT_FROM, MAX_HELD_OUT, split_held_out
+from alignment.training.trainers import build_trainer
+from alignment.training.watch import ends
+from alignment.training.watch.checkpoints import BEST, checkpoint_to_resume, is_whole
+from alignment.training.watch.early_stop import (
     HeldOut,
     Judgement,
     judge,
@@ -35,10 +36,9 @@ from alignment.training.early_stop import (
     scored_steps,
     tolerated_drop,
 )
-from alignment.training.progress import StopSignal, TrainingError, is_main_process, to_metric
-from alignment.training.samples import PROMPTS, Sampler, sample_prompts
-from alignment.training.trainers import build_trainer
-from alignment.training.watch import Watch
+from alignment.training.watch.progress import StopSignal, TrainingError, is_main_process, to_metric
+from alignment.training.watch.samples import PROMPTS, Sampler, sample_prompts
+from alignment.training.watch.watch import Watch
 from annotation.export.export import Export, copy_export, load_examples
 from annotation.schema import PreferenceExample
 from tests.preferences import TINY, WHEN, export_of
@@ -277,7 +277,7 @@ def kept_margins(folder: RunFolder, base: Path, beta: float) -> list[float]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from alignment.chat import end_of_turn_ids
-    from alignment.training.data import tokenize_examples
+    from alignment.training.rows.data import tokenize_examples
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = PeftModel.from_pretrained(

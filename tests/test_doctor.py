@@ -26,7 +26,7 @@ from alignment.recipes import Method, TrainingOptions
 from alignment.run_store import RunError
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR
-from alignment.training.data import HOLD_OUT_FROM
+from alignment.training.rows.data import HOLD_OUT_FROM
 from annotation.export.export import (
     Export,
     ExportCounts,

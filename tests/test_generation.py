@@ -23,7 +23,7 @@ from alignment.chat import (
     render_chat,
 )
 from alignment.generation import MAX_ADAPTERS, GenerationError, LocalGenerator
-from alignment.training.data import tokenize_example
+from alignment.training.rows.data import tokenize_example
 from annotation.schema import Completion, Message, ModelRef, PreferenceExample, Prompt, Sampling
 
 ROOT = Path(__file__).parent.parent

@@ -48,9 +48,9 @@ from alignment.memory import (
 )
 from alignment.recipes import Method, Recipe, TrainingSpec
 from alignment.run_store import RunError
+from alignment.training.forward.shared_prompt import share_prompts
+from alignment.training.forward.token_logps import LOGITS_AT_ONCE
 from alignment.training.hardware import trains_in_bf16
-from alignment.training.shared_prompt import share_prompts
-from alignment.training.token_logps import LOGITS_AT_ONCE
 from tests.benchmarks.bench_memory import Case, make_base, measure
 from tests.preferences import TINY
 

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from alignment.training import peak
-from alignment.training.peak import peak_resident_bytes
+from alignment.training.watch import peak
+from alignment.training.watch.peak import peak_resident_bytes
 
 LARGE = 300_000_000
 CHILD = """
 import resource
-from alignment.training.peak import peak_resident_bytes
+from alignment.training.watch.peak import peak_resident_bytes
 print(peak_resident_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 PARENT = f"""

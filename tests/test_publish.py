@@ -713,7 +713,7 @@ def train_nothing(model: Path, base: ModelRef, adapter: Path) -> list[float]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from alignment.training.weights import save_adapter
+    from alignment.training.weights.weights import save_adapter
 
     torch.manual_seed(3)
     config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from alignment.run_store import RunFolder
-from alignment.training import references, sift
-from alignment.training.references import FOLDER, KeptReferences, kept_references
+from alignment.training.rows import references, sift
+from alignment.training.rows.references import FOLDER, KeptReferences, kept_references
 from annotation.export.export import Export
 from tests.disk import no_room_for
 from tests.preferences import export_of

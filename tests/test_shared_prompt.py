@@ -10,9 +10,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 from alignment.recipes import Loss, Method
-from alignment.training import pair_rows, shared_prompt
-from alignment.training.pair_rows import to_row
-from alignment.training.shared_prompt import ATTENTION, share_prompts
+from alignment.training.forward import pair_rows, shared_prompt
+from alignment.training.forward.pair_rows import to_row
+from alignment.training.forward.shared_prompt import ATTENTION, share_prompts
 from tests.trainer_fixture import MakeTrainer, shake
 
 FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 import alignment.train
-import alignment.training.watch
+import alignment.training.watch.watch
 from alignment.estimate import STARTUP_S, estimate_run
 from alignment.plan import plan_run
 from alignment.recipes import TrainingOptions, TrainingSpec, sift_steps
 from alignment.run_store import FinalMetrics, Metric, RunFolder, RunState, Status
-from alignment.training import sift
-from alignment.training.data import split_held_out
-from alignment.training.sift import SIFTED, against_their_votes, first_pass, reward_margins
+from alignment.training.rows import sift
+from alignment.training.rows.data import split_held_out
+from alignment.training.rows.sift import SIFTED, against_their_votes, first_pass, reward_margins
 from alignment.training.trainers import build_trainer
 from annotation.export.export import Export, copy_export, load_examples
 from tests.preferences import WHEN, export_of, tiny_base
@@ -253,7 +253,7 @@ def test_a_run_that_goes_on_trains_on_the_pairs_that_its_sift_left_it(
     make_run: MakeRun, unbroken: RunFolder, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     folder = make_run()
-    real = alignment.training.watch.Watch.step_ended
+    real = alignment.training.watch.watch.Watch.step_ended
 
     def told_to_end(watch: Any, control: Any) -> None:
         if len(folder.metrics()) == step - 1:
@@ -261,7 +261,7 @@ def test_a_run_that_goes_on_trains_on_the_pairs_that_its_sift_left_it(
         real(watch, control)
 
     with monkeypatch.context() as patch:
-        patch.setattr(alignment.training.watch.Watch, "step_ended", told_to_end)
+        patch.setattr(alignment.training.watch.watch.Watch, "step_ended", told_to_end)
         assert run_child(folder) is RunState.INTERRUPTED
     assert folder.status().step == step
     left_out = json.loads((folder.checkpoints / SIFTED).read_text())

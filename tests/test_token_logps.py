@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from alignment.training import token_logps
-from alignment.training.token_logps import score_tokens
+from alignment.training.forward import token_logps
+from alignment.training.forward.token_logps import score_tokens
 
 TOKENS, WIDTH, VOCABULARY = 13, 8, 31
 

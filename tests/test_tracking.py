@@ -15,7 +15,7 @@ from alignment.run_store import RunState
 from alignment.runs import Run, Runs
 from alignment.settings import AlignmentSettings
 from alignment.tracking import SENT, TRACKIO_FOLDER, SpaceMirror, TrackingError, send_to_space
-from alignment.training.tracking import tracking_arguments
+from alignment.training.watch.tracking import tracking_arguments
 from annotation.settings import load_settings
 from tests.preferences import export_of, tiny_base
 from tests.tiny import make_tiny_model

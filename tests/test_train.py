@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from alignment.chat import end_of_turn_ids, render_chat
 from alignment.recipes import Method, Tuning
-from alignment.training.data import split_held_out, tokenize_example, tokenize_examples
-from alignment.training.losses import completion_nll
-from alignment.training.weights import save_adapter
+from alignment.training.forward.losses import completion_nll
+from alignment.training.rows.data import split_held_out, tokenize_example, tokenize_examples
+from alignment.training.weights.weights import save_adapter
 from annotation.export.export import Export, load_examples
 from annotation.schema import Message, PreferenceExample
 from tests.preferences import TINY, export_of

@@ -17,9 +17,9 @@ from alignment.plan import plan_run
 from alignment.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tuning
 from alignment.run_store import RunError, RunFolder
 from alignment.training import trainers
-from alignment.training.data import TokenizedPair
 from alignment.training.hardware import settle_threads, wants_checkpointing
-from alignment.training.weights import save_weights
+from alignment.training.rows.data import TokenizedPair
+from alignment.training.weights.weights import save_weights
 from annotation.export.export import Export, copy_export, load_examples
 from tests.preferences import export_of, tiny_base
 from tests.tiny import EOS_ID, make_tiny_model

@@ -20,7 +20,7 @@ from alignment.registry import RegisteredModel, Registry, RegistryError
 from alignment.run_store import RunError, RunFolder, RunState
 from alignment.runs import Runs
 from alignment.settings import AlignmentSettings
-from alignment.training.weights import save_weights
+from alignment.training.weights.weights import save_weights
 from annotation.export.export import Export
 from annotation.home import Home
 from annotation.journal.journal import Journal

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from alignment.checks.diagnosis import Finding, Level
 from alignment.checks.material import RARE, Material, count_of, percent
-from alignment.training.data import HOLD_OUT_FROM, split_held_out
+from alignment.training.rows.data import HOLD_OUT_FROM, split_held_out
 from annotation.quality.quality import share_of
 
 ENOUGH_EXAMPLES = 100

@@ -1,7 +1,7 @@
 """What is wrong with examples once they are tokens, and a few of them token by token.
 
-Goes through the functions that training goes through (alignment.training.data, alignment.chat),
-so that what is shown is what is trained on. Loads a tokenizer, no weights.
+Goes through the functions that training goes through (alignment.training.rows.data,
+alignment.chat), so that what is shown is what is trained on. Loads a tokenizer, no weights.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from alignment.checks.examples import length_finding
 from alignment.checks.material import count_of
 from alignment.recipes import Method
 from alignment.starter.starter import STARTER_DIR
-from alignment.training.data import TokenizedPair, tokenize_example
+from alignment.training.rows.data import TokenizedPair, tokenize_example
 from annotation.schema import Message, PreferenceExample
 
 SHOWN = 3

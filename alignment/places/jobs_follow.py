@@ -23,8 +23,8 @@ from alignment.places.jobs_bundle import build_bundle
 from alignment.places.jobs_fetch import fetch_results
 from alignment.places.jobs_report import FolderMirror
 from alignment.run_store import ACTIVE, RunError, RunFolder, RunState
-from alignment.training.ends import failure_line
-from alignment.training.progress import Stopped, StopSignal, say_failed
+from alignment.training.watch.ends import failure_line
+from alignment.training.watch.progress import Stopped, StopSignal, say_failed
 from annotation.faults import Fault
 from annotation.hub.client import HubError, Trouble
 from annotation.hub.commits import commit_files, make_repo

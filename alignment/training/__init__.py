@@ -1,1 +1,1 @@
-"""What the training child is made of: tokens, trainers, what it tells its folder."""
+"""What the training child is made of: what a spec means to it, and a room for each part."""

@@ -15,8 +15,8 @@ from alignment.memory import (
     needs_checkpointing,
 )
 from alignment.recipes import Recipe, TrainingSpec
-from alignment.training.data import TokenizedPair
-from alignment.training.progress import TrainingError
+from alignment.training.rows.data import TokenizedPair
+from alignment.training.watch.progress import TrainingError
 
 ONE_THREAD_BELOW_PARAMETERS = 2_000_000
 

@@ -14,7 +14,6 @@ from typing import Any
 from alignment.checks.base_checks import check_base
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
-from alignment.training.data import TokenizedPair
 from alignment.training.hardware import (
     settle_threads,
     split_batch,
@@ -24,12 +23,13 @@ from alignment.training.hardware import (
 from alignment.training.methods.dpo import dpo_trainer
 from alignment.training.methods.orpo import orpo_trainer
 from alignment.training.methods.sft import sft_trainer, sides_collator
-from alignment.training.progress import TrainingError
-from alignment.training.references import kept_references
-from alignment.training.rows import load_rows, to_dataset
-from alignment.training.sift import sift
-from alignment.training.tracking import tracking_arguments
-from alignment.training.warm_start import settle, starting_point
+from alignment.training.rows.data import TokenizedPair
+from alignment.training.rows.references import kept_references
+from alignment.training.rows.rows import load_rows, to_dataset
+from alignment.training.rows.sift import sift
+from alignment.training.watch.progress import TrainingError
+from alignment.training.watch.tracking import tracking_arguments
+from alignment.training.weights.warm_start import settle, starting_point
 
 EXO_SMOOTHING = 1e-3
 """The ε that EXO's paper recommends (arXiv 2402.00856); TRL refuses 0."""

@@ -159,9 +159,10 @@ def _hold(case: Case, base: Path, folder: Path) -> None:
     import transformers
 
     from alignment.run_store import RunFolder
-    from alignment.training import shared_prompt, trainers
-    from alignment.training.data import TokenizedPair
-    from alignment.training.peak import peak_resident_bytes
+    from alignment.training import trainers
+    from alignment.training.forward import shared_prompt
+    from alignment.training.rows.data import TokenizedPair
+    from alignment.training.watch.peak import peak_resident_bytes
 
     transformers.utils.logging.set_verbosity_error()
     draw = random.Random(0)

@@ -223,7 +223,7 @@ def _vote(pair: Pair, voter: ScriptedVoter) -> Vote:
 def _train(folder: RunFolder, ground: Ground, examples: int) -> tuple[int, tuple[str, ...]]:
     """DPO with its preset on the folder's dataset: the steps taken, and the answers after them."""
     from alignment.training.trainers import build_trainer
-    from alignment.training.weights import save_adapter
+    from alignment.training.weights.weights import save_adapter
     from annotation.export.export import load_export
 
     base = the_base()
@@ -320,7 +320,7 @@ def _settle_process() -> None:
     import torch
 
     import alignment.training.trainers
-    import alignment.training.weights  # noqa: F401
+    import alignment.training.weights.weights  # noqa: F401
 
     torch.set_num_threads(1)
     from peft import LoraConfig  # noqa: F401

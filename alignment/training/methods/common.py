@@ -23,7 +23,7 @@ def share_pairs(trainer: Any) -> bool:
     """Let the trainer's models take a pair as one row, where they can; whether the policy does."""
     from trl.trainer.utils import FusedCausalLMOutput
 
-    from alignment.training.shared_prompt import share_prompts
+    from alignment.training.forward.shared_prompt import share_prompts
 
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         # What these gather from several machines is not looked for where our head would.

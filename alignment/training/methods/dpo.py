@@ -7,10 +7,10 @@ Heavy imports happen inside functions.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignment.training.losses import length_regularized_reference
+from alignment.training.forward.losses import length_regularized_reference
 from alignment.training.methods.common import Cardless, reward_metrics, share_pairs
-from alignment.training.references import KeptReferences, Logps
-from alignment.training.sift import SIDES
+from alignment.training.rows.references import KeptReferences, Logps
+from alignment.training.rows.sift import SIDES
 
 
 def dpo_trainer(

@@ -6,10 +6,10 @@ Owns the columns that TRL's collator is fed. Heavy imports happen inside functio
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.training.losses import IGNORED, completion_nll, mean_logps
+from alignment.training.forward.losses import IGNORED, completion_nll, mean_logps
 from alignment.training.methods.common import Cardless, bare, share_pairs
-from alignment.training.rows import labelled
-from alignment.training.sift import SIDES
+from alignment.training.rows.rows import labelled
+from alignment.training.rows.sift import SIDES
 
 
 def orpo_trainer() -> Any:

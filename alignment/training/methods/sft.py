@@ -6,10 +6,10 @@ Owns how a batch keeps the rejected answers apart. Heavy imports happen inside f
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alignment.training.losses import completion_nll, mean_logps
+from alignment.training.forward.losses import completion_nll, mean_logps
 from alignment.training.methods.common import Cardless, logp_metrics, reward_metrics
-from alignment.training.rows import labelled
-from alignment.training.sift import SIDES
+from alignment.training.rows.rows import labelled
+from alignment.training.rows.sift import SIDES
 
 _PREFIX = {"chosen": "", "rejected": "rejected_"}
 

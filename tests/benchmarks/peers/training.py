@@ -305,10 +305,10 @@ def _stock(place: Path, method: str, shape: str, _checkpointing: bool) -> Any:
     from trl import DPOConfig, DPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    from alignment.training.losses import completion_nll
+    from alignment.training.forward.losses import completion_nll
     from alignment.training.methods.orpo import orpo_row
-    from alignment.training.rows import load_rows, to_dataset
-    from alignment.training.warm_start import starting_point
+    from alignment.training.rows.rows import load_rows, to_dataset
+    from alignment.training.weights.warm_start import starting_point
 
     class StockDpo(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.run_store import COMPLETE, RunFolder
-from alignment.training.progress import TrainingError
+from alignment.training.watch.progress import TrainingError
 from annotation.whole_files import write_whole
 
 BEST = "best.safetensors"

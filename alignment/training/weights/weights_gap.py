@@ -1,5 +1,6 @@
-"""The comparing child: `python -m alignment.training.weights_gap BASE ONE OTHER` says how far two
-models are apart that should be the same.
+"""The comparing child: `python -m alignment.training.weights.weights_gap BASE ONE OTHER`
+
+Says how far two models are apart that should be the same.
 
 Owns what is compared: every weight, and the next-token logits on the same tokens. Computes in
 float32 on the CPU, reaches no network and prints one line of JSON.

@@ -1,5 +1,6 @@
-"""The merging child: `python -m alignment.training.merging BASE ADAPTER OUT` adds an adapter's
-weights to its base's.
+"""The merging child: `python -m alignment.training.weights.merging BASE ADAPTER OUT`
+
+Adds an adapter's weights to its base's.
 
 Owns that what comes out is a whole model in the base's dtype, with the base's own configuration,
 tokenizer and template. Computes in float32 on the CPU and reaches no network.
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.sampling.loading import load_adapter, load_errors, load_model
-from alignment.training.weights import save_model
+from alignment.training.weights.weights import save_model
 from annotation.prompts import one_line
 
 

@@ -14,10 +14,16 @@ from typing import Any
 
 from alignment.recipes import TrainingSpec
 from alignment.run_store import Metric, RunFolder, RunState
-from alignment.training.checkpoints import attach_best, keep_best, seal
-from alignment.training.early_stop import HeldOut, Judgement, judge, sampled_steps, scored_steps
-from alignment.training.peak import peak_resident_bytes
-from alignment.training.progress import (
+from alignment.training.watch.checkpoints import attach_best, keep_best, seal
+from alignment.training.watch.early_stop import (
+    HeldOut,
+    Judgement,
+    judge,
+    sampled_steps,
+    scored_steps,
+)
+from alignment.training.watch.peak import peak_resident_bytes
+from alignment.training.watch.progress import (
     Stopped,
     StopSignal,
     enter,
@@ -25,7 +31,7 @@ from alignment.training.progress import (
     to_metric,
     write_metric,
 )
-from alignment.training.samples import Sampler, undisturbed
+from alignment.training.watch.samples import Sampler, undisturbed
 
 MEMORY = "watch.json"
 _REWARDS = ("rewards/accuracies", "rewards/margins")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from alignment.run_store import Status
-from alignment.training.progress import one_line
+from alignment.training.watch.progress import one_line
 
 # What torch and safetensors say of a full disk, having dropped the errno.
 _DISK_FULL = ("No space left on device", "PytorchStreamWriter failed", "inline_container.cc")

@@ -13,9 +13,9 @@ from alignment.chat import end_of_turn_ids
 from alignment.memory import load_shape
 from alignment.recipes import TrainingSpec
 from alignment.run_store import RunFolder
-from alignment.training.data import TokenizedPair, split_held_out, tokenize_examples
-from alignment.training.losses import IGNORED
-from alignment.training.progress import TrainingError
+from alignment.training.forward.losses import IGNORED
+from alignment.training.rows.data import TokenizedPair, split_held_out, tokenize_examples
+from alignment.training.watch.progress import TrainingError
 from annotation.export.export import load_examples
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from alignment.chat import encode_prompt, end_of_turn_ids
 from alignment.recipes import TrainingSpec
 from alignment.run_store import AnswerFigures
-from alignment.training.data import split_held_out
-from alignment.training.samples import undisturbed
-from alignment.training.warm_start import load_whole
+from alignment.training.rows.data import split_held_out
+from alignment.training.watch.samples import undisturbed
+from alignment.training.weights.warm_start import load_whole
 from annotation.schema import PreferenceExample, Prompt
 
 MAX_NEW_TOKENS = 96

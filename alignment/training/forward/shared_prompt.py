@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from alignment.training.pair_rows import Branch, attend, to_row
-from alignment.training.token_logps import score_tokens
+from alignment.training.forward.pair_rows import Branch, attend, to_row
+from alignment.training.forward.token_logps import score_tokens
 
 ATTENTION = "votetune_pairs"
 _SAID_OTHERWISE = (

@@ -13,9 +13,9 @@ from typing import Any
 
 from alignment.recipes import TrainingSpec, sift_steps
 from alignment.run_store import RunFolder
-from alignment.training.data import TokenizedPair
-from alignment.training.losses import IGNORED
-from alignment.training.progress import is_main_process, to_metric
+from alignment.training.forward.losses import IGNORED
+from alignment.training.rows.data import TokenizedPair
+from alignment.training.watch.progress import is_main_process, to_metric
 from annotation.whole_files import write_whole
 
 SIFTED = "sifted.json"

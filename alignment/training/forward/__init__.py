@@ -1,0 +1,1 @@
+"""How a pair goes through a model, and its losses: a prompt once, the head where it is read."""
