@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from running_app import free_port
 
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin.admin_doors import AdminDoor
 from alignment.web.pages import build_app
 from alignment.web.serve import build_door
 from alignment.web.site import Site

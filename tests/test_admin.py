@@ -19,17 +19,17 @@ from starlette.websockets import WebSocketDisconnect
 
 from alignment.audit import ADMIN_TOKEN, AuditLog
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_doors import COOKIE, TokenDoor, load_admin_token
-from alignment.web.admin_gate import AdminGate
-from alignment.web.admin_guard import Guarded, acts, looks
-from alignment.web.admin_tab import AdminHandlers
-from alignment.web.audit_tab import AuditHandlers
-from alignment.web.bakeoff_tab import BakeoffHandlers
-from alignment.web.leaderboard_tab import LeaderboardHandlers
-from alignment.web.own_prompts_tab import OwnPromptHandlers
-from alignment.web.quality_tab import QualityHandlers
-from alignment.web.rounds_tab import RoundHandlers
-from alignment.web.training_tab import TrainingHandlers
+from alignment.web.admin.admin_doors import COOKIE, TokenDoor, load_admin_token
+from alignment.web.admin.admin_gate import AdminGate
+from alignment.web.admin.admin_guard import Guarded, acts, looks
+from alignment.web.admin.admin_tab import AdminHandlers
+from alignment.web.admin.audit_tab import AuditHandlers
+from alignment.web.admin.own_prompts_tab import OwnPromptHandlers
+from alignment.web.admin.quality_tab import QualityHandlers
+from alignment.web.contest.leaderboard_tab import LeaderboardHandlers
+from alignment.web.contest.rounds_tab import RoundHandlers
+from alignment.web.training.bakeoff_tab import BakeoffHandlers
+from alignment.web.training.training_tab import TrainingHandlers
 from annotation.faults import Fault
 from annotation.home import Home
 

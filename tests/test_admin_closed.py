@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from vote_parts import LEFT, MODELS, crowd_at_work, pair_of
 
 from alignment.audit import AuditLog, voter_tag
-from alignment.web.admin_guard import Guarded, action_of
+from alignment.web.admin.admin_guard import Guarded, action_of
 from annotation.schema import PairKind
 
 pytestmark = [

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from alignment.audit import Actor, AuditLog
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_doors import (
+from alignment.web.admin.admin_doors import (
     BELIEVED,
     COOKIE,
     AccountDoor,

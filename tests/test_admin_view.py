@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from alignment.web.admin_view import ArgillaStatus, describe_backup, describe_votes
+from alignment.web.admin.admin_view import ArgillaStatus, describe_backup, describe_votes
 from annotation.backup.sync import BackupStatus
 from annotation.export.export import ExportCounts
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from alignment.audit import Actor, AuditLine
-from alignment.web.audit_view import OPEN, draw_audit
+from alignment.web.admin.audit_view import OPEN, draw_audit
 
 AT = datetime(2026, 11, 28, 1, 2, 3, tzinfo=UTC)
 ADA = Actor("ada", "hub-1")

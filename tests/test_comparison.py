@@ -14,8 +14,8 @@ from small_files import write_model, write_run
 
 from alignment.base import ResolvedBase
 from alignment.registry import Registry
-from alignment.web.compare_view import ALIKE, draw_answers, mark_differences
-from alignment.web.comparison import CompareError, Comparison, Question
+from alignment.web.compare.compare_view import ALIKE, draw_answers, mark_differences
+from alignment.web.compare.comparison import CompareError, Comparison, Question
 from annotation.asking import (
     MAX_UNPACED,
     Answer,

@@ -18,7 +18,7 @@ from alignment.contest.gate import VOTER_CAP
 from alignment.contest.leaderboard import Standing
 from alignment.contest.promotions import PromotionError
 from alignment.registry import Registry, RegistryError, why_base_answers
-from alignment.web.leaderboard_view import draw_gate
+from alignment.web.contest.leaderboard_view import draw_gate
 from annotation.choosing import Random
 from annotation.journal.journal import Journal
 from annotation.sampling import PairPool

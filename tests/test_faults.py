@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from alignment.web.admin_view import ArgillaStatus, describe_votes
+from alignment.web.admin.admin_view import ArgillaStatus, describe_votes
 from annotation.export.export import prepare_export
 from annotation.journal.journal import Journal
 from annotation.quality.voter_health import assess_voters

@@ -13,19 +13,19 @@ PRODUCT = [
 ]
 TABS = {
     "annotation/web/tab.py",
-    "alignment/web/admin_guard.py",
-    "alignment/web/admin_tab.py",
-    "alignment/web/audit_tab.py",
-    "alignment/web/bakeoff_tab.py",
-    "alignment/web/blind_tab.py",
-    "alignment/web/changes_tab.py",
-    "alignment/web/compare_parts.py",
-    "alignment/web/compare_tab.py",
-    "alignment/web/leaderboard_tab.py",
-    "alignment/web/own_prompts_tab.py",
-    "alignment/web/quality_tab.py",
-    "alignment/web/rounds_tab.py",
-    "alignment/web/training_tab.py",
+    "alignment/web/admin/admin_guard.py",
+    "alignment/web/admin/admin_tab.py",
+    "alignment/web/admin/audit_tab.py",
+    "alignment/web/training/bakeoff_tab.py",
+    "alignment/web/compare/blind_tab.py",
+    "alignment/web/compare/changes_tab.py",
+    "alignment/web/compare/compare_parts.py",
+    "alignment/web/compare/compare_tab.py",
+    "alignment/web/contest/leaderboard_tab.py",
+    "alignment/web/admin/own_prompts_tab.py",
+    "alignment/web/admin/quality_tab.py",
+    "alignment/web/contest/rounds_tab.py",
+    "alignment/web/training/training_tab.py",
 }
 # The command line, and what it serves.
 ROOTS = {

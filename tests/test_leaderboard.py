@@ -9,7 +9,7 @@ from alignment.contest.comparisons import Comparison, Outcome, comparisons_of
 from alignment.contest.gate import decide
 from alignment.contest.leaderboard import MIN_DECIDED, Standing, build_leaderboard, win_rate
 from alignment.contest.promotions import Promotion
-from alignment.web.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
+from alignment.web.contest.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
 from annotation.schema import (
     Choice,
     Completion,

@@ -20,10 +20,10 @@ from vote_parts import CARELESS, HONEST, LEFT, NOON, RING, crowd_at_work, pair_o
 from alignment.audit import AuditLog
 from alignment.commands.quality import load_quality, print_quality
 from alignment.pipeline import Pipeline
-from alignment.web.admin_doors import COOKIE, TokenDoor
-from alignment.web.own_prompts_tab import OwnPromptHandlers
-from alignment.web.quality_tab import QualityHandlers
-from alignment.web.quality_view import (
+from alignment.web.admin.admin_doors import COOKIE, TokenDoor
+from alignment.web.admin.own_prompts_tab import OwnPromptHandlers
+from alignment.web.admin.quality_tab import QualityHandlers
+from alignment.web.admin.quality_view import (
     SHOWN_DAYS,
     draw_days,
     draw_figures,

@@ -24,7 +24,7 @@ from alignment.registry import Registry
 from alignment.run_store import AnswerFigures, FinalMetrics, RunFolder
 from alignment.runs import Runs
 from alignment.starter.starter import report_prompts
-from alignment.web.rounds_view import ROUND_COLUMNS, draw_checks, draw_remarks, draw_rounds
+from alignment.web.contest.rounds_view import ROUND_COLUMNS, draw_checks, draw_remarks, draw_rounds
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, PairKind, Sampling, Vote
 from tests.test_contest import judge

@@ -14,8 +14,6 @@ from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
 from alignment.run_store import FinalMetrics, Metric, RunFolder, RunState, Sample, Status
 from alignment.runs import Run, RunError
 from alignment.settings import AlignmentSettings
-from alignment.web.bakeoff_view import say_best
-from alignment.web.doctor_view import draw_diagnosis, draw_tokens
 from alignment.web.markup import safe_text
 from alignment.web.plots import (
     Chart,
@@ -26,8 +24,10 @@ from alignment.web.plots import (
     running_mean,
     thinned,
 )
-from alignment.web.training_form import Form, offered_places, say_estimate, why_not
-from alignment.web.training_view import (
+from alignment.web.training.bakeoff_view import say_best
+from alignment.web.training.doctor_view import draw_diagnosis, draw_tokens
+from alignment.web.training.training_form import Form, offered_places, say_estimate, why_not
+from alignment.web.training.training_view import (
     can_cancel,
     can_resume,
     charts,

@@ -10,21 +10,21 @@ import gradio as gr
 from fastapi_offline import FastAPIOffline
 
 from alignment.contest.rounds import RoundDesk
-from alignment.web.admin_doors import ADMIN_PATH, AccountDoor, AdminDoor
-from alignment.web.admin_gate import AdminGate
-from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
-from alignment.web.audit_tab import AuditHandlers
-from alignment.web.bakeoff_tab import BakeoffHandlers
-from alignment.web.blind_tab import BlindHandlers
-from alignment.web.changes_tab import ChangeHandlers
-from alignment.web.checkup import Checkup
-from alignment.web.compare_tab import build_compare_tab
-from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_tab
-from alignment.web.own_prompts_tab import OwnPromptHandlers
-from alignment.web.quality_tab import QualityHandlers
-from alignment.web.rounds_tab import RoundHandlers
+from alignment.web.admin.admin_doors import ADMIN_PATH, AccountDoor, AdminDoor
+from alignment.web.admin.admin_gate import AdminGate
+from alignment.web.admin.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
+from alignment.web.admin.audit_tab import AuditHandlers
+from alignment.web.admin.own_prompts_tab import OwnPromptHandlers
+from alignment.web.admin.quality_tab import QualityHandlers
+from alignment.web.compare.blind_tab import BlindHandlers
+from alignment.web.compare.changes_tab import ChangeHandlers
+from alignment.web.compare.compare_tab import build_compare_tab
+from alignment.web.contest.leaderboard_tab import LeaderboardHandlers, build_leaderboard_tab
+from alignment.web.contest.rounds_tab import RoundHandlers
 from alignment.web.site import Site
-from alignment.web.training_tab import TrainingHandlers
+from alignment.web.training.bakeoff_tab import BakeoffHandlers
+from alignment.web.training.checkup import Checkup
+from alignment.web.training.training_tab import TrainingHandlers
 from annotation.voting import Voting
 from annotation.web.api_errors import install_api_errors
 from annotation.web.callers import Callers

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from alignment.settings import AlignmentSettings
 from alignment.tracking import check_trackio
-from alignment.web.admin_doors import (
+from alignment.web.admin.admin_doors import (
     AccountDoor,
     AdminAccounts,
     AdminDoor,

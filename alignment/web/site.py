@@ -20,8 +20,8 @@ from alignment.sampling.samplers import build_samplers, expect_questions
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
 from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
-from alignment.web.admin_view import ArgillaStatus
-from alignment.web.comparison import Comparison
+from alignment.web.admin.admin_view import ArgillaStatus
+from alignment.web.compare.comparison import Comparison
 from alignment.web.identity import Identity
 from annotation.argilla_server.launcher import EmbeddedArgilla
 from annotation.argilla_store.store import ArgillaConnection

@@ -10,19 +10,19 @@ from alignment.contest.contest import Contest
 from alignment.contest.rounds import RoundDesk
 from alignment.pipeline import Pipeline
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_doors import ADMIN_PATH, TokenDoor
-from alignment.web.admin_gate import AdminGate
-from alignment.web.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
-from alignment.web.admin_view import ArgillaStatus
-from alignment.web.audit_tab import AuditHandlers
-from alignment.web.bakeoff_tab import BakeoffHandlers
-from alignment.web.checkup import Checkup
-from alignment.web.leaderboard_tab import LeaderboardHandlers
-from alignment.web.own_prompts_tab import OwnPromptHandlers
+from alignment.web.admin.admin_doors import ADMIN_PATH, TokenDoor
+from alignment.web.admin.admin_gate import AdminGate
+from alignment.web.admin.admin_tab import ADMIN_CSS, AdminHandlers, build_admin_page
+from alignment.web.admin.admin_view import ArgillaStatus
+from alignment.web.admin.audit_tab import AuditHandlers
+from alignment.web.admin.own_prompts_tab import OwnPromptHandlers
+from alignment.web.admin.quality_tab import QualityHandlers
+from alignment.web.contest.leaderboard_tab import LeaderboardHandlers
+from alignment.web.contest.rounds_tab import RoundHandlers
 from alignment.web.pages import MOUNT
-from alignment.web.quality_tab import QualityHandlers
-from alignment.web.rounds_tab import RoundHandlers
-from alignment.web.training_tab import TrainingHandlers
+from alignment.web.training.bakeoff_tab import BakeoffHandlers
+from alignment.web.training.checkup import Checkup
+from alignment.web.training.training_tab import TrainingHandlers
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.web.page_headers import PageHeaders

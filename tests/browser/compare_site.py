@@ -13,11 +13,11 @@ from vote_site import SECRET, Site
 from alignment.base import ResolvedBase
 from alignment.contest.contest import Contest
 from alignment.registry import Registry
-from alignment.web.blind_tab import BlindHandlers
-from alignment.web.changes_tab import ChangeHandlers
-from alignment.web.compare_tab import build_compare_tab
-from alignment.web.comparison import Comparison
-from alignment.web.leaderboard_tab import build_leaderboard_tab
+from alignment.web.compare.blind_tab import BlindHandlers
+from alignment.web.compare.changes_tab import ChangeHandlers
+from alignment.web.compare.compare_tab import build_compare_tab
+from alignment.web.compare.comparison import Comparison
+from alignment.web.contest.leaderboard_tab import build_leaderboard_tab
 from annotation.asking import AskQueue
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, ModelRef, PairKind, Sampling

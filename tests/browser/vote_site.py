@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alignment.web.admin_tab import ADMIN_CSS
+from alignment.web.admin.admin_tab import ADMIN_CSS
 from annotation.asking import AskQueue
 from annotation.journal.journal import Journal
 from annotation.own_prompts import OwnPrompts

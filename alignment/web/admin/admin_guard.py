@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import gradio as gr
 
 from alignment.audit import Action, Actor
-from alignment.web.admin_doors import AdminDoor
+from alignment.web.admin.admin_doors import AdminDoor
 from annotation.faults import Fault
 
 POLL_S = 2.0

@@ -11,9 +11,9 @@ import gradio as gr
 from alignment.bakeoff.bakeoffs import METHODS
 from alignment.bakeoff.store import Bakeoff, BakeoffState
 from alignment.pipeline import Pipeline
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
-from alignment.web.bakeoff_view import draw_bakeoff
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
+from alignment.web.training.bakeoff_view import draw_bakeoff
 from annotation.faults import Fault
 from annotation.schema import Prompt
 

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alignment.web.admin_doors import ADMIN_PATH, AdminDoor, admin_page, admin_path
+from alignment.web.admin.admin_doors import ADMIN_PATH, AdminDoor, admin_page, admin_path
 
 
 class AdminGate:

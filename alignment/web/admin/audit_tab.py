@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from alignment.audit import AuditLog
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, looks
-from alignment.web.audit_view import draw_audit
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, changed, digests, looks
+from alignment.web.admin.audit_view import draw_audit
 
 INTRO = (
     "Who did what here and by the command line, and how it ended; times are UTC. The whole log is "

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.web.compare_view import draw_answers, draw_status
+from alignment.web.compare.compare_view import draw_answers, draw_status
 from annotation.asking import (
     MAX_PROMPT_CHARACTERS,
     STOPPED,

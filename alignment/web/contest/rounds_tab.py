@@ -6,10 +6,10 @@ import gradio as gr
 
 from alignment.contest.rounds import RoundDesk
 from alignment.registry import Registry
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, changed, digests, looks, shown
-from alignment.web.leaderboard_tab import names_of
-from alignment.web.rounds_view import draw_rounds
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, changed, digests, looks, shown
+from alignment.web.contest.leaderboard_tab import names_of
+from alignment.web.contest.rounds_view import draw_rounds
 
 
 class RoundHandlers(Guarded):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import gradio as gr
 
-from alignment.web.compare_parts import (
+from alignment.web.compare.compare_parts import (
     PRIVATE,
     WAITS,
     WATCHED,
@@ -17,8 +17,8 @@ from alignment.web.compare_parts import (
     build_diff_switch,
     watch_answers,
 )
-from alignment.web.compare_view import draw_status
-from alignment.web.comparison import SEEDS, Comparison
+from alignment.web.compare.compare_view import draw_status
+from alignment.web.compare.comparison import SEEDS, Comparison
 from annotation.faults import Fault
 from annotation.web.voters import Caller
 

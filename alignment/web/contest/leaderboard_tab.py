@@ -12,10 +12,10 @@ from alignment.contest.contest import Contest
 from alignment.contest.promotions import Promotion
 from alignment.contest.rounds import RoundDesk
 from alignment.registry import Registry
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
-from alignment.web.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
-from alignment.web.rounds_view import draw_checks
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
+from alignment.web.contest.leaderboard_view import draw_gate, draw_leaderboard, draw_promotions
+from alignment.web.contest.rounds_view import draw_checks
 from annotation.faults import Fault
 from annotation.schema import ModelRef
 

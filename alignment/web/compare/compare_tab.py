@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.web.blind_tab import BlindHandlers, draw_blind
-from alignment.web.changes_tab import ChangeHandlers, draw_changes
-from alignment.web.compare_parts import (
+from alignment.web.compare.blind_tab import BlindHandlers, draw_blind
+from alignment.web.compare.changes_tab import ChangeHandlers, draw_changes
+from alignment.web.compare.compare_parts import (
     PRIVATE,
     WAITS,
     WATCHED,
@@ -23,8 +23,8 @@ from alignment.web.compare_parts import (
     build_prompt_box,
     watch_answers,
 )
-from alignment.web.compare_view import draw_status
-from alignment.web.comparison import SEEDS, Comparison
+from alignment.web.compare.compare_view import draw_status
+from alignment.web.compare.comparison import SEEDS, Comparison
 from annotation.asking import Answer, Unanswered
 from annotation.faults import Fault
 

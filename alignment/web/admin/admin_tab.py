@@ -11,21 +11,21 @@ from typing import Any
 import gradio as gr
 
 from alignment.pipeline import Pipeline
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import POLL_S, QUIET, Guarded, acts, looks, shown
-from alignment.web.admin_view import (
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import POLL_S, QUIET, Guarded, acts, looks, shown
+from alignment.web.admin.admin_view import (
     ArgillaStatus,
     describe_export,
     describe_votes,
     preview_rows,
 )
-from alignment.web.audit_tab import AuditHandlers, build_audit_section
-from alignment.web.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
-from alignment.web.leaderboard_tab import LeaderboardHandlers, build_leaderboard_section
-from alignment.web.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
-from alignment.web.quality_tab import QualityHandlers, build_quality_section
-from alignment.web.rounds_tab import RoundHandlers, build_rounds_section
-from alignment.web.training_tab import TrainingHandlers, build_training_section
+from alignment.web.admin.audit_tab import AuditHandlers, build_audit_section
+from alignment.web.admin.own_prompts_tab import OwnPromptHandlers, build_own_prompts_section
+from alignment.web.admin.quality_tab import QualityHandlers, build_quality_section
+from alignment.web.contest.leaderboard_tab import LeaderboardHandlers, build_leaderboard_section
+from alignment.web.contest.rounds_tab import RoundHandlers, build_rounds_section
+from alignment.web.training.bakeoff_tab import BakeoffHandlers, build_bakeoff_section
+from alignment.web.training.training_tab import TrainingHandlers, build_training_section
 from annotation.backup.sync import BackupStatus
 from annotation.web.frugal import let_queue_rest
 

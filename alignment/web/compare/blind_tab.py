@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.web.compare_parts import (
+from alignment.web.compare.compare_parts import (
     PRIVATE,
     WAITS,
     WATCHED,
@@ -18,7 +18,7 @@ from alignment.web.compare_parts import (
     build_diff_switch,
     build_prompt_box,
 )
-from alignment.web.compare_view import draw_answers, draw_status
+from alignment.web.compare.compare_view import draw_answers, draw_status
 from annotation.asking import Answer, Answered, Draft, Unanswered
 from annotation.faults import Fault
 from annotation.schema import Choice

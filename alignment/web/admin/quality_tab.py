@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from alignment.pipeline import Pipeline
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
-from alignment.web.quality_view import SHOWN_SPLITS, draw_figures, draw_splits, draw_voters
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
+from alignment.web.admin.quality_view import SHOWN_SPLITS, draw_figures, draw_splits, draw_voters
 from annotation.faults import Fault
 from annotation.journal.journal import Journal
 from annotation.quality.flags import short_name

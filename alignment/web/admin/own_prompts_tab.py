@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
+from alignment.web.admin.quality_view import draw_waiting
 from alignment.web.markup import safe_text
-from alignment.web.quality_view import draw_waiting
 from annotation.faults import Fault
 from annotation.journal.journal import Journal
 from annotation.schema import Pair

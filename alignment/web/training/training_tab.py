@@ -17,12 +17,12 @@ from alignment.plan import plan_run
 from alignment.recipes import DEFAULT_START, Loss, Method
 from alignment.runs import Run
 from alignment.settings import AlignmentSettings
-from alignment.web.admin_doors import AdminDoor
-from alignment.web.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
-from alignment.web.checkup import Checkup
-from alignment.web.doctor_view import CHECKING, draw_diagnosis, draw_tokens
-from alignment.web.rounds_view import draw_checks, draw_remarks
-from alignment.web.training_form import (
+from alignment.web.admin.admin_doors import AdminDoor
+from alignment.web.admin.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown
+from alignment.web.contest.rounds_view import draw_checks, draw_remarks
+from alignment.web.training.checkup import Checkup
+from alignment.web.training.doctor_view import CHECKING, draw_diagnosis, draw_tokens
+from alignment.web.training.training_form import (
     ADVISED,
     METHODS,
     NUMBERS,
@@ -35,7 +35,7 @@ from alignment.web.training_form import (
     say_flip_rate,
     why_not,
 )
-from alignment.web.training_view import (
+from alignment.web.training.training_view import (
     NO_RUN,
     can_cancel,
     can_resume,
