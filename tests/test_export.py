@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +24,9 @@ from annotation.export.export import (
     load_examples,
     load_export,
     prepare_export,
+    write_about,
 )
+from annotation.export.preferences import Contents
 from annotation.journal.journal import Journal
 from annotation.schema import (
     Choice,
@@ -36,6 +41,7 @@ from annotation.schema import (
     Vote,
     VoteSource,
 )
+from annotation.whole_files import draft_folder
 from tests.journal_parts import on_writer
 
 BASE = ModelRef("base/model", "c" * 40)
@@ -389,6 +395,40 @@ def test_an_export_that_cannot_take_its_place_leaves_the_earlier_one(
     assert [f.name for f in tmp_path.iterdir() if f.name.startswith(".export")] == []
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from annotation.export.export import export_preferences
+from annotation.journal.journal import JournalReader
+
+rename = Path.rename
+
+def until_the_last(self, target):
+    if self.name == "new" and not target.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+
+Path.rename = until_the_last
+export_preferences(JournalReader(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_an_export_killed_as_it_took_its_place_is_swept_up_and_the_earlier_one_is_back(
+    journal: Journal, tmp_path: Path
+) -> None:
+    one_pair(journal, Choice.A)
+    earlier = export_preferences(journal, tmp_path / "out")
+    journal.undo_vote("p-v0", voter="v0").result(10)
+    command = [sys.executable, "-c", KILLED, tmp_path / "journal.sqlite3", tmp_path / "out"]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    running = draft_folder(tmp_path, "export")
+    running.mkdir()
+    export_preferences(journal, tmp_path / "another")
+    assert load_export(tmp_path / "out") == earlier
+    assert [f for f in tmp_path.iterdir() if f.name.startswith(".export")] == [running]
+
+
 @pytest.mark.parametrize(
     "change", [{"counts": None}, {"counts": {"votes": 1}}, {"sha256": None}, {"measured": [1]}]
 )
@@ -468,6 +508,26 @@ def test_the_same_votes_leave_an_export_as_it_is_for_who_reads_it(
         changed = (directory / "train.jsonl").read_bytes().replace(b"First", b"Other")
         (directory / "train.jsonl").write_bytes(changed)
         assert load_examples(export_to_home(journal, tmp_path).directory)
+
+
+def test_two_first_exports_at_once_are_one(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other writer's files are in place before ours are: they stay, and are what we return."""
+    one_pair(journal, Choice.A)
+    other = []
+
+    def overtaken(contents: Contents, directory: Path) -> None:
+        if not other:
+            other.append(None)
+            other[0] = export_to_home(journal, tmp_path)
+            other.append(other[0].directory.stat().st_ino)
+        write_about(contents, directory)
+
+    monkeypatch.setattr("annotation.export.export.write_about", overtaken)
+    assert export_to_home(journal, tmp_path) == other[0]
+    assert other[0].directory.stat().st_ino == other[1]
+    assert list(other[0].directory.parent.iterdir()) == [other[0].directory]
 
 
 def test_the_card_says_synthetic_only_when_so(journal: Journal, tmp_path: Path) -> None:

@@ -5,15 +5,12 @@ this home's base at its revision (`alignment.hub.tuned`); a pull that fails leav
 """
 
 import json
-import os
 import shutil
-import uuid
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
-import psutil
 from huggingface_hub import hf_hub_download
 
 from alignment.base import SMALL_FILES, ResolvedBase
@@ -42,7 +39,7 @@ from annotation.hub.client import (
     probe,
 )
 from annotation.schema import utc_now
-from annotation.whole_files import write_whole
+from annotation.whole_files import abandoned_drafts, draft_folder, write_whole
 
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 MAX_OTHER_BYTES = 1024**2
@@ -218,8 +215,9 @@ def _fetch(
     small, weights = _wanted(remote, base)
     meter.begin(sum(file.size or 0 for file in (*small, *weights)))
     models.mkdir(parents=True, exist_ok=True)
-    _sweep(models)
-    incoming = models / f".incoming-{os.getpid()}-{uuid.uuid4().hex}"
+    for left in abandoned_drafts(models, "incoming"):
+        shutil.rmtree(left, ignore_errors=True)
+    incoming = draft_folder(models, "incoming")
     try:
         for file in small:
             _download(remote, file, incoming, token, meter)
@@ -239,14 +237,6 @@ def _fetch(
         incoming.rename(folder)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _sweep(models: Path) -> None:
-    """Remove what pulls left here whose process was killed."""
-    for left in models.glob(".incoming-*"):
-        pid = left.name.split("-")[1]
-        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_whole(folder: Path, base: ResolvedBase) -> bool:

@@ -10,8 +10,8 @@ import filecmp
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from annotation.export.preferences import (
 from annotation.journal.journal import JournalReader
 from annotation.quality.votes_measured import Figure, VotesMeasured
 from annotation.schema import Choice, PairKind, PreferenceExample, Vote
+from annotation.whole_files import abandoned_drafts, draft_folder
 
 SCHEMA_VERSION = 1
 _KIND = "votetune preferences"
+_ASIDE = "earlier"
 EXPORT_FILES = ("train.jsonl", "dataset.json", "README.md")
 
 __all__ = [
@@ -165,15 +167,16 @@ def _write(journal: JournalReader, parent: Path, named: Callable[[str], Path]) -
     directory = parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".export-") as scratch:
-            fresh, votes = Path(scratch) / "new", Path(scratch) / "votes"
+        _sweep(parent)
+        with _scratch(parent) as scratch:
+            fresh, votes = scratch / "new", scratch / "votes"
             fresh.mkdir()
             votes.mkdir()
             contents = write_lines(journal, fresh / "train.jsonl", votes)
             write_about(contents, fresh)
             directory = named(contents.sha256)
             _refuse_foreign(directory)
-            _put(fresh, directory, aside=Path(scratch) / "old")
+            _put(fresh, directory, aside=scratch / _ASIDE)
     except OSError as error:
         raise ExportError(
             f"The export can't be written to {directory} ({error.strerror}): choose another folder."
@@ -181,8 +184,27 @@ def _write(journal: JournalReader, parent: Path, named: Callable[[str], Path]) -
     return _to_export(contents, directory)
 
 
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    scratch = draft_folder(parent, "export")
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """What a killed export put aside takes its place again; the rest of it goes."""
+    for draft in abandoned_drafts(parent, "export"):
+        for earlier in (draft / _ASIDE).glob("*"):
+            if not (parent / earlier.name).exists():
+                earlier.rename(parent / earlier.name)
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def _put(fresh: Path, directory: Path, *, aside: Path) -> None:
-    """Rename `fresh` to `directory`; what was there goes `aside`, and back where that fails.
+    """Rename `fresh` to `directory`; what was there goes into `aside`, and back where that fails.
 
     The same bytes stay where they are: somebody may be reading them, a run that copies them or
     another process that has just written them.
@@ -196,11 +218,12 @@ def _put(fresh: Path, directory: Path, *, aside: Path) -> None:
         return
     if not any(filecmp.cmpfiles(fresh, directory, EXPORT_FILES, shallow=False)[1:]):
         return
-    directory.rename(aside)
+    aside.mkdir()
+    directory.rename(aside / directory.name)
     try:
         fresh.rename(directory)
     except OSError:
-        aside.rename(directory)
+        (aside / directory.name).rename(directory)
         raise
 
 
