@@ -17,13 +17,13 @@ import typer
 
 from alignment.commands.here import RunId, logged, this_home
 from alignment.commands.hub import hub_commands
-from alignment.recipes import DEFAULT_START, Loss, Method, Reference, Where
+from alignment.runs.recipes import DEFAULT_START, Loss, Method, Reference, Where
 from alignment.settings import AlignmentSettings
 from annotation.faults import Fault
 from annotation.settings import AnnotationSettings, load_settings
 
 if TYPE_CHECKING:
-    from alignment.runs import Runs
+    from alignment.runs.runs import Runs
 
 cli = typer.Typer(
     add_completion=False,
@@ -155,9 +155,9 @@ def train(
     wait: Wait = False,
 ) -> None:
     """Start a run on the votes as they are now and print its id."""
-    from alignment.estimate import describe_estimate
     from alignment.pipeline import open_pipeline
-    from alignment.recipes import TrainingOptions
+    from alignment.runs.estimate import describe_estimate
+    from alignment.runs.recipes import TrainingOptions
 
     options = TrainingOptions(
         method,
@@ -303,7 +303,7 @@ cli.add_typer(hub_commands)
 
 def _runs() -> "Runs":
     from alignment.places.known import known_places
-    from alignment.runs import Runs
+    from alignment.runs.runs import Runs
 
     return Runs(this_home().root, known_places(load_settings(AlignmentSettings)))
 

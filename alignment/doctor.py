@@ -14,9 +14,9 @@ from alignment.checks.diagnosis import LEVELS, Diagnosis, ExampleTokens, Finding
 from alignment.checks.examples import check_examples
 from alignment.checks.material import Material
 from alignment.checks.votes import NOISY, MeasuredFlips, check_votes, measure_flips
-from alignment.memory import load_shape
-from alignment.plan import MAX_FLIP_RATE
-from alignment.recipes import Method, TrainingOptions, count_parameters, default_recipe
+from alignment.runs.memory import load_shape
+from alignment.runs.plan import MAX_FLIP_RATE
+from alignment.runs.recipes import Method, TrainingOptions, count_parameters, default_recipe
 
 __all__ = ["Diagnosis", "Finding", "Material", "diagnose", "examine"]
 

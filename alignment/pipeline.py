@@ -15,17 +15,17 @@ from alignment.base import ResolvedBase, resolve_base
 from alignment.checks.material import Material
 from alignment.checks.votes import measure_flips
 from alignment.doctor import Diagnosis, diagnose, examine
-from alignment.estimate import Estimate, check_room, estimate_run
 from alignment.hub.meter import Meter
 from alignment.places.jobs import JobQuote, jobs_quote
 from alignment.places.known import known_places
 from alignment.places.warm import WarmWorker
-from alignment.plan import plan_run
-from alignment.publish import Published, publish_run
+from alignment.publishing.publish import Published, publish_run
 from alignment.pulls import Pulls, parse_name
-from alignment.recipes import Method, TrainingOptions, TrainingSpec
 from alignment.registry import RegisteredModel, Registry
-from alignment.runs import Run, RunError, Runs
+from alignment.runs.estimate import Estimate, check_room, estimate_run
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import Method, TrainingOptions, TrainingSpec
+from alignment.runs.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
 from annotation.export.export import (
@@ -216,7 +216,7 @@ class Pipeline:
         what was published can't be called back.
         """
         # Here for its time: nothing else that commands do needs ratings.
-        from alignment.evidence import load_evidence
+        from alignment.publishing.evidence import load_evidence
 
         run = self.runs.get(run_id)
         if dataset:

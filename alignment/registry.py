@@ -23,8 +23,8 @@ from alignment.hub.pull import (
     size_up,
 )
 from alignment.hub.tuned import check_tuned, check_whole_model, tuned_weight_files, tuning_of
-from alignment.recipes import Tuning
-from alignment.run_store import RunFolder, RunState
+from alignment.runs.recipes import Tuning
+from alignment.runs.run_store import RunFolder, RunState
 from annotation.faults import Fault
 from annotation.hub.client import is_repo_id
 from annotation.schema import ModelRef

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignment.recipes import TrainingSpec
-from alignment.run_store import AnswerFigures, FinalMetrics, RunFolder, RunState
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import AnswerFigures, FinalMetrics, RunFolder, RunState
 from alignment.training.rows.sift import left_out
 from alignment.training.trainers import build_trainer
 from alignment.training.watch.answers import measure_answers

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from alignment.recipes import Loss, Method, Recipe, TrainingSpec
-from alignment.run_store import FinalMetrics, RunFolder, RunState, Status
+from alignment.runs.recipes import Loss, Method, Recipe, TrainingSpec
+from alignment.runs.run_store import FinalMetrics, RunFolder, RunState, Status
 from annotation.consent import DEFAULT_LICENCE
 from annotation.export.export import ExportCounts, sha256_of_votes, write_about
 from annotation.export.preferences import Contents
@@ -63,7 +63,7 @@ def write_run(
     flip_rate: float | None = None,
     model: Path | None = None,
 ) -> Path:
-    """A run of 30 examples out of 40 votes, as alignment.runs leaves it.
+    """A run of 30 examples out of 40 votes, as alignment.runs.runs leaves it.
 
     With `model`, the folder of a whole model, it was tuned in full and left a copy of that.
     """

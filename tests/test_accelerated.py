@@ -10,15 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-import alignment.runs
+import alignment.runs.runs
 from alignment.base import ResolvedBase
 from alignment.places.accelerated import Accelerated, read_launch
 from alignment.places.child import ROOT, child_environment
 from alignment.places.here import Here
-from alignment.plan import plan_run
-from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
-from alignment.run_store import Metric, RunState
-from alignment.runs import Run, RunError, Runs
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import Recipe, TrainingOptions, TrainingSpec
+from alignment.runs.run_store import Metric, RunState
+from alignment.runs.runs import Run, RunError, Runs
 from alignment.settings import AlignmentSettings
 from alignment.training.hardware import split_batch
 from alignment.training.watch.progress import TrainingError
@@ -91,7 +91,7 @@ def test_two_processes_over_gloo_have_the_losses_of_one(
 ) -> None:
     together = trained(runs, base, export, where="accelerate")
     # A batch of 8 is 4 pairs in each of two processes, or 4 and 4 one after the other in one.
-    monkeypatch.setattr(alignment.runs, "plan_run", in_halves)
+    monkeypatch.setattr(alignment.runs.runs, "plan_run", in_halves)
     assert_same_losses(together, trained(runs, base, export))
 
 
@@ -101,7 +101,7 @@ def test_two_processes_sift_flipped_votes_as_one_does(
     export = export_of(tmp_path, 40, flipped=range(2, 40, 5))
     robust = {"loss": "robust", "flip_rate": 0.2}
     together = trained(runs, base, export, where="accelerate", **robust)
-    monkeypatch.setattr(alignment.runs, "plan_run", in_halves)
+    monkeypatch.setattr(alignment.runs.runs, "plan_run", in_halves)
     assert_same_losses(together, trained(runs, base, export, **robust))
     two, one = (run.status.final for run in runs.list())
     assert two is not None and one is not None

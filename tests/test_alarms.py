@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from running_app import RunningApp
 
-from alignment.alarms import alarms
 from alignment.base import ResolvedBase
-from alignment.pace import remaining_s, say_duration, tokens_per_s
-from alignment.recipes import Method, Recipe, TrainingOptions, TrainingSpec
-from alignment.run_store import Metric, RunState, Sample
-from alignment.runs import Runs
+from alignment.runs.alarms import alarms
+from alignment.runs.pace import remaining_s, say_duration, tokens_per_s
+from alignment.runs.recipes import Method, Recipe, TrainingOptions, TrainingSpec
+from alignment.runs.run_store import Metric, RunState, Sample
+from alignment.runs.runs import Runs
 from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export.export import export_preferences
 from annotation.journal.journal import JournalReader

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from alignment.answer_checks import remarks
-from alignment.run_store import AnswerFigures, FinalMetrics
+from alignment.runs.answer_checks import remarks
+from alignment.runs.run_store import AnswerFigures, FinalMetrics
 from alignment.training.rows.data import split_held_out
 from alignment.training.watch.answers import (
     MAX_NEW_TOKENS,

@@ -14,9 +14,9 @@ from alignment.bakeoff.child import judged
 from alignment.bakeoff.store import Bakeoff, BakeoffFolder, BakeoffState, Rate, Row
 from alignment.bakeoff.table import COLUMNS, caveat, cells, to_markdown
 from alignment.base import ResolvedBase
-from alignment.recipes import TrainingOptions
-from alignment.run_store import RunState
-from alignment.runs import Runs
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunState
+from alignment.runs.runs import Runs
 from alignment.starter.starter import starter_prompts
 from annotation.export.export import Export
 from annotation.schema import Prompt

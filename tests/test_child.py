@@ -22,8 +22,16 @@ import pytest
 import torch
 
 import alignment.train
-from alignment.recipes import Method, Recipe, TrainingSpec
-from alignment.run_store import COMPLETE, FinalMetrics, Metric, RunFolder, RunState, Sample, Status
+from alignment.runs.recipes import Method, Recipe, TrainingSpec
+from alignment.runs.run_store import (
+    COMPLETE,
+    FinalMetrics,
+    Metric,
+    RunFolder,
+    RunState,
+    Sample,
+    Status,
+)
 from alignment.training.rows.data import HOLD_OUT_FROM, MAX_HELD_OUT, split_held_out
 from alignment.training.trainers import build_trainer
 from alignment.training.watch import ends

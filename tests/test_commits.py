@@ -9,11 +9,11 @@ import pytest
 from hub_double import WRITER, HubDouble
 from small_files import write_adapter, write_model, write_run
 
-from alignment.merged import MergeError, ensure_merged
-from alignment.publish import publish_run
+from alignment.publishing.merged import MergeError, ensure_merged
+from alignment.publishing.publish import publish_run
+from alignment.publishing.weights_gap import GapError, measure_gap
 from alignment.registry import Registry, ResolvedBase
-from alignment.run_store import RunFolder
-from alignment.weights_gap import GapError, measure_gap
+from alignment.runs.run_store import RunFolder
 from annotation.export.export import export_to_home
 from annotation.hub.client import HubError, Trouble
 from annotation.hub.commits import find_revision, make_repo, put_files, put_tag

@@ -18,8 +18,8 @@ from test_export import fill, pair_of, prompts_of, vote_of
 
 from alignment.base import ResolvedBase
 from alignment.pipeline import Pipeline
-from alignment.recipes import TrainingOptions
-from alignment.runs import Runs
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.runs import Runs
 from alignment.settings import AlignmentSettings
 from annotation.consent import note_licence
 from annotation.export.card import describe_alpha

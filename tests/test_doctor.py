@@ -22,8 +22,8 @@ from alignment.checks.votes import check_votes, measure_flips
 from alignment.commands.doctor import print_diagnosis
 from alignment.doctor import diagnose, examine
 from alignment.pipeline import Pipeline
-from alignment.recipes import Method, TrainingOptions
-from alignment.run_store import RunError
+from alignment.runs.recipes import Method, TrainingOptions
+from alignment.runs.run_store import RunError
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR
 from alignment.training.rows.data import HOLD_OUT_FROM

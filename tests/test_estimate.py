@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alignment import estimate
 from alignment.base import ResolvedBase
-from alignment.estimate import (
+from alignment.runs import estimate
+from alignment.runs.estimate import (
     STARTUP_S,
     Estimate,
     check_room,
@@ -19,10 +19,10 @@ from alignment.estimate import (
     disk_bytes,
     estimate_run,
 )
-from alignment.memory import Hardware, PairSize, Shape, has_bf16, load_shape, memory_bytes
-from alignment.plan import plan_run
-from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
-from alignment.run_store import FinalMetrics, RunError, RunFolder, RunState, Status
+from alignment.runs.memory import Hardware, PairSize, Shape, has_bf16, load_shape, memory_bytes
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import Recipe, TrainingOptions, TrainingSpec
+from alignment.runs.run_store import FinalMetrics, RunError, RunFolder, RunState, Status
 from annotation.export.export import Export, copy_export, load_examples
 from tests.preferences import WHEN, export_of, tiny_base
 from tests.tiny import make_tiny_model
@@ -189,7 +189,7 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_estimate_costs_no_training_import() -> None:
     program = (
-        "import sys, alignment.estimate;"
+        "import sys, alignment.runs.estimate;"
         "print([m for m in ('torch', 'trl', 'transformers', 'peft') if m in sys.modules])"
     )
     command = [sys.executable, "-c", program]

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from alignment.generation import LocalGenerator
-from alignment.recipes import TrainingOptions
 from alignment.registry import Registry
-from alignment.run_store import RunState
-from alignment.runs import Runs
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunState
+from alignment.runs.runs import Runs
 from annotation.schema import ModelRef, Prompt, Sampling
 from tests.preferences import export_of, tiny_base
 from tests.tiny import make_tiny_model

@@ -37,11 +37,11 @@ from alignment.places.jobs_remote import Errand, prepare
 from alignment.places.jobs_report import FolderMirror, FolderReporter, to_line
 from alignment.places.known import known_places
 from alignment.places.place import Handle
-from alignment.plan import plan_run
-from alignment.recipes import TrainingOptions
 from alignment.registry import Registry
-from alignment.run_store import Metric, RunError, RunFolder, RunState, Sample, Status
-from alignment.runs import Run, Runs
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import Metric, RunError, RunFolder, RunState, Sample, Status
+from alignment.runs.runs import Run, Runs
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export.export import Export, copy_export

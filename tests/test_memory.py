@@ -32,8 +32,8 @@ from trl.trainer.utils import (
     add_fused_lm_head,
 )
 
-from alignment import memory
-from alignment.memory import (
+from alignment.runs import memory
+from alignment.runs.memory import (
     BF16_FROM_PARAMETERS,
     HEADROOM,
     LIBRARIES_BYTES,
@@ -46,8 +46,8 @@ from alignment.memory import (
     needs_checkpointing,
     trained_parameters,
 )
-from alignment.recipes import Method, Recipe, TrainingSpec
-from alignment.run_store import RunError
+from alignment.runs.recipes import Method, Recipe, TrainingSpec
+from alignment.runs.run_store import RunError
 from alignment.training.forward.shared_prompt import share_prompts
 from alignment.training.forward.token_logps import LOGITS_AT_ONCE
 from alignment.training.hardware import trains_in_bf16

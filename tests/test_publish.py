@@ -28,12 +28,12 @@ from alignment.hub.card import BaseKind, Lineage, build_card
 from alignment.hub.curves import draw_curves
 from alignment.hub.evidence import Correctness, Duel, DuelState, Evidence, Lengths
 from alignment.hub.model_files import sha256_of
-from alignment.lineage import sha256_of_row
-from alignment.merged import MergeError, ensure_merged
 from alignment.pipeline import Pipeline
-from alignment.publish import Published, PublishError, load_published, publish_run
+from alignment.publishing.lineage import sha256_of_row
+from alignment.publishing.merged import MergeError, ensure_merged
+from alignment.publishing.publish import Published, PublishError, load_published, publish_run
 from alignment.registry import Registry
-from alignment.run_store import Metric, RunFolder, RunState, Sample
+from alignment.runs.run_store import Metric, RunFolder, RunState, Sample
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export.export import copy_export, export_to_home

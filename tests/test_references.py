@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alignment.run_store import RunFolder
+from alignment.runs.run_store import RunFolder
 from alignment.training.rows import references, sift
 from alignment.training.rows.references import FOLDER, KeptReferences, kept_references
 from annotation.export.export import Export

@@ -10,7 +10,7 @@ from small_files import write_adapter, write_model, write_run
 from alignment.base import ResolvedBase
 from alignment.hub.model_files import sha256_of
 from alignment.registry import Registry, RegistryError
-from alignment.run_store import RunState
+from alignment.runs.run_store import RunState
 from annotation.schema import ModelRef
 
 BASE = ModelRef("ada/chat", "b" * 40)

@@ -23,13 +23,13 @@ from alignment.commands.lineage import to_text
 from alignment.commands.reproduce import NotReproducedError, check_reproduced, reproduce
 from alignment.contest.contest import load_comparisons
 from alignment.contest.leaderboard import build_leaderboard
-from alignment.origin import OriginError
 from alignment.pipeline import Pipeline
-from alignment.recipes import TrainingOptions
+from alignment.publishing.origin import OriginError
+from alignment.publishing.trace import TraceError, trace_model
 from alignment.registry import Registry
-from alignment.run_store import RunFolder, RunState
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunFolder, RunState
 from alignment.settings import AlignmentSettings
-from alignment.trace import TraceError, trace_model
 from annotation.export.export import live_votes, sha256_of_votes
 from annotation.home import Home
 from annotation.journal.journal import Journal

@@ -21,8 +21,8 @@ from alignment.commands.rounds import print_rounds, to_json
 from alignment.contest.promotions import Promotion
 from alignment.contest.rounds import Round, RoundDesk, build_rounds, known_answer
 from alignment.registry import Registry
-from alignment.run_store import AnswerFigures, FinalMetrics, RunFolder
-from alignment.runs import Runs
+from alignment.runs.run_store import AnswerFigures, FinalMetrics, RunFolder
+from alignment.runs.runs import Runs
 from alignment.starter.starter import report_prompts
 from alignment.web.contest.rounds_view import ROUND_COLUMNS, draw_checks, draw_remarks, draw_rounds
 from annotation.journal.journal import Journal

@@ -19,7 +19,7 @@ import pytest
 from alignment.base import ResolvedBase
 from alignment.places.child import NICENESS, is_child_alive
 from alignment.places.place import Handle
-from alignment.recipes import (
+from alignment.runs.recipes import (
     Loss,
     Recipe,
     TrainingOptions,
@@ -28,8 +28,8 @@ from alignment.recipes import (
     default_recipe,
     default_steps,
 )
-from alignment.run_store import ACTIVE, NEXT_STATES, Metric, RunFolder, RunState, Status
-from alignment.runs import Run, RunError, Runs
+from alignment.runs.run_store import ACTIVE, NEXT_STATES, Metric, RunFolder, RunState, Status
+from alignment.runs.runs import Run, RunError, Runs
 from annotation.export.export import Export, load_examples
 from tests.preferences import TINY, WHEN, export_of, tiny_base
 from tests.tiny import make_tiny_model
@@ -54,10 +54,10 @@ def orphaned(
     """A DPO run whose starter died at once, seen to its end by another process: this one."""
     home = tmp_path_factory.mktemp("orphaned")
     starter = (
-        "import os, sys; from pathlib import Path; from alignment.runs import Runs;"
+        "import os, sys; from pathlib import Path; from alignment.runs.runs import Runs;"
         "from annotation.export.export import load_export; from tests.preferences import tiny_base;"
         "home, base, export = map(Path, sys.argv[1:]);"
-        "from alignment.recipes import TrainingOptions;"
+        "from alignment.runs.recipes import TrainingOptions;"
         "options = TrainingOptions('dpo', steps=8); base = tiny_base(base);"
         "run = Runs(home).start(options, base=base, export=load_export(export));"
         "print(run.id, flush=True); os._exit(9)"
@@ -523,7 +523,7 @@ def test_flipped_votes_are_sifted_and_then_trained_on_as_clean_ones(
 
 def test_runs_costs_no_training_import() -> None:
     program = (
-        "import sys, alignment.runs;"
+        "import sys, alignment.runs.runs;"
         "print([m for m in ('torch', 'trl', 'transformers', 'peft') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -9,7 +9,7 @@ import torch
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
-from alignment.recipes import Loss, Method
+from alignment.runs.recipes import Loss, Method
 from alignment.training.forward import pair_rows, shared_prompt
 from alignment.training.forward.pair_rows import to_row
 from alignment.training.forward.shared_prompt import ATTENTION, share_prompts

@@ -16,10 +16,10 @@ import pytest
 
 import alignment.train
 import alignment.training.watch.watch
-from alignment.estimate import STARTUP_S, estimate_run
-from alignment.plan import plan_run
-from alignment.recipes import TrainingOptions, TrainingSpec, sift_steps
-from alignment.run_store import FinalMetrics, Metric, RunFolder, RunState, Status
+from alignment.runs.estimate import STARTUP_S, estimate_run
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import TrainingOptions, TrainingSpec, sift_steps
+from alignment.runs.run_store import FinalMetrics, Metric, RunFolder, RunState, Status
 from alignment.training.rows import sift
 from alignment.training.rows.data import split_held_out
 from alignment.training.rows.sift import SIFTED, against_their_votes, first_pass, reward_margins

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from alignment import tracking
-from alignment.recipes import TrainingOptions
-from alignment.run_store import RunState
-from alignment.runs import Run, Runs
+from alignment.runs import tracking
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunState
+from alignment.runs.runs import Run, Runs
+from alignment.runs.tracking import SENT, TRACKIO_FOLDER, SpaceMirror, TrackingError, send_to_space
 from alignment.settings import AlignmentSettings
-from alignment.tracking import SENT, TRACKIO_FOLDER, SpaceMirror, TrackingError, send_to_space
 from alignment.training.watch.tracking import tracking_arguments
 from annotation.settings import load_settings
 from tests.preferences import export_of, tiny_base

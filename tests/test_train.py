@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from alignment.chat import end_of_turn_ids, render_chat
-from alignment.recipes import Method, Tuning
+from alignment.runs.recipes import Method, Tuning
 from alignment.training.forward.losses import completion_nll
 from alignment.training.rows.data import split_held_out, tokenize_example, tokenize_examples
 from alignment.training.weights.weights import save_adapter

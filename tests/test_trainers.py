@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from alignment.hub.model_files import check_model_folder
-from alignment.memory import HEADROOM, Hardware, PairSize, load_shape, memory_bytes
-from alignment.plan import plan_run
-from alignment.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tuning
-from alignment.run_store import RunError, RunFolder
+from alignment.runs.memory import HEADROOM, Hardware, PairSize, load_shape, memory_bytes
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import Loss, Method, TrainingOptions, TrainingSpec, Tuning
+from alignment.runs.run_store import RunError, RunFolder
 from alignment.training import trainers
 from alignment.training.hardware import settle_threads, wants_checkpointing
 from alignment.training.rows.data import TokenizedPair
@@ -466,7 +466,7 @@ def test_bf16_gives_the_losses_of_fp32(
 LOSSES = """
 import json, sys
 from pathlib import Path
-from alignment.run_store import RunFolder
+from alignment.runs.run_store import RunFolder
 from alignment.training.trainers import build_trainer
 folder = RunFolder(Path(sys.argv[1]))
 trainer, _ = build_trainer(folder, folder.spec())

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from alignment.alarms import Alarm
 from alignment.bakeoff.store import Rate, Row
 from alignment.checks.diagnosis import Diagnosis, ExampleTokens, Finding, TokenPiece
-from alignment.estimate import Estimate
-from alignment.recipes import Recipe, TrainingOptions, TrainingSpec
-from alignment.run_store import FinalMetrics, Metric, RunFolder, RunState, Sample, Status
-from alignment.runs import Run, RunError
+from alignment.runs.alarms import Alarm
+from alignment.runs.estimate import Estimate
+from alignment.runs.recipes import Recipe, TrainingOptions, TrainingSpec
+from alignment.runs.run_store import FinalMetrics, Metric, RunFolder, RunState, Sample, Status
+from alignment.runs.runs import Run, RunError
 from alignment.settings import AlignmentSettings
 from alignment.web.markup import safe_text
 from alignment.web.plots import (

@@ -15,9 +15,9 @@ from alignment.base import ResolvedBase
 from alignment.places.child import NICENESS
 from alignment.places.here import Here
 from alignment.places.warm import WarmWorker
-from alignment.recipes import TrainingOptions
-from alignment.run_store import RunState
-from alignment.runs import Runs
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunState
+from alignment.runs.runs import Runs
 from annotation.export.export import Export
 from tests.preferences import export_of, tiny_base
 from tests.tiny import make_tiny_model

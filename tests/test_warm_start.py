@@ -12,13 +12,13 @@ import pytest
 from alignment.base import ResolvedBase
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import check_tuned
-from alignment.lineage import load_lineage, public_spec
 from alignment.pipeline import Pipeline
-from alignment.plan import plan_run
-from alignment.recipes import Reference, Start, TrainingOptions, Tuning
+from alignment.publishing.lineage import load_lineage, public_spec
 from alignment.registry import RegisteredModel, Registry, RegistryError
-from alignment.run_store import RunError, RunFolder, RunState
-from alignment.runs import Runs
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import Reference, Start, TrainingOptions, Tuning
+from alignment.runs.run_store import RunError, RunFolder, RunState
+from alignment.runs.runs import Runs
 from alignment.settings import AlignmentSettings
 from alignment.training.weights.weights import save_weights
 from annotation.export.export import Export

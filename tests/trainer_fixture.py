@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from alignment.recipes import Method, Recipe, Reference, Start, TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import Method, Recipe, Reference, Start, TrainingSpec
+from alignment.runs.run_store import RunFolder
 from alignment.training.trainers import build_trainer
 from annotation.export.export import Export, copy_export
 from tests.preferences import TINY, export_of

@@ -15,9 +15,9 @@ from pathlib import Path
 from alignment.bakeoff.store import Bakeoff, BakeoffFolder, BakeoffState
 from alignment.base import ResolvedBase
 from alignment.places.child import child_environment, end_child, is_child_alive, start_child
-from alignment.recipes import Method
-from alignment.run_store import RunError, hold_lock
-from alignment.runs import Runs
+from alignment.runs.recipes import Method
+from alignment.runs.run_store import RunError, hold_lock
+from alignment.runs.runs import Runs
 from annotation.export.export import Export, copy_export
 from annotation.faults import Fault
 from annotation.schema import Prompt, utc_now

@@ -1,8 +1,8 @@
 """The bake-off's child: `python -m alignment.bakeoff.child DIR` trains each method, then compares.
 
-Owns the walk: one run at a time through alignment.runs, as anybody would start it, then answers
-of the base and every model to the same prompts, judged by the starter's scripted voter where
-there is one. What is done already is not done again.
+Owns the walk: one run at a time through alignment.runs.runs, as anybody would start it, then
+answers of the base and every model to the same prompts, judged by the starter's scripted voter
+where there is one. What is done already is not done again.
 """
 
 import logging
@@ -20,10 +20,10 @@ from alignment.bakeoff.table import to_markdown
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.recipes import Method, TrainingOptions
 from alignment.registry import Registry
-from alignment.run_store import RunState
-from alignment.runs import Run, RunError, Runs
+from alignment.runs.recipes import Method, TrainingOptions
+from alignment.runs.run_store import RunState
+from alignment.runs.runs import Run, RunError, Runs
 from alignment.scripted_voter import Quality, ScriptedVoter, evaluate, quality
 from annotation.export.export import load_export
 from annotation.faults import Fault

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.places.place import Handle
-from alignment.recipes import Method
-from alignment.run_store import hold_lock
+from alignment.runs.recipes import Method
+from alignment.runs.run_store import hold_lock
 from annotation.home import write_private
 from annotation.schema import Message, ModelRef, Prompt
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from alignment.recipes import TrainingOptions
+from alignment.runs.recipes import TrainingOptions
 from annotation.faults import Fault
 
 Level = Literal["ok", "note", "warning", "blocking"]

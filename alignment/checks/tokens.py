@@ -14,7 +14,7 @@ from alignment.chat import ChatError, Tokenizer, encode_prompt, end_of_turn_ids,
 from alignment.checks.diagnosis import ExampleTokens, Finding, Level, Role, TokenPiece
 from alignment.checks.examples import length_finding
 from alignment.checks.material import count_of
-from alignment.recipes import Method
+from alignment.runs.recipes import Method
 from alignment.starter.starter import STARTER_DIR
 from alignment.training.rows.data import TokenizedPair, tokenize_example
 from annotation.schema import Message, PreferenceExample

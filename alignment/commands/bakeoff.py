@@ -9,8 +9,8 @@ from alignment.bakeoff.bakeoffs import METHODS, BakeoffError, Bakeoffs
 from alignment.bakeoff.store import Bakeoff, BakeoffState
 from alignment.bakeoff.table import COLUMNS, caveat, cells
 from alignment.commands.progress import progress_bars
-from alignment.run_store import RunError
-from alignment.runs import Runs
+from alignment.runs.run_store import RunError
+from alignment.runs.runs import Runs
 from annotation.home import Home
 
 POLL_S = 0.5

@@ -26,9 +26,9 @@ from alignment.contest.contest import LOOK_EVERY_S
 from alignment.contest.promotions import Promotion, Promotions
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.recipes import Method
 from alignment.registry import Registry
-from alignment.runs import Runs
+from alignment.runs.recipes import Method
+from alignment.runs.runs import Runs
 from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, evaluate
 from alignment.settings import STARTER, AlignmentSettings
 from alignment.starter.starter import starter_prompts

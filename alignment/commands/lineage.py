@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from alignment.pipeline import Pipeline
+from alignment.publishing.trace import Link, trace_model
 from alignment.settings import AlignmentSettings
-from alignment.trace import Link, trace_model
 from annotation.home import Home
 from annotation.journal.journal import JournalReader
 

@@ -17,10 +17,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from alignment.alarms import Alarm, alarms
-from alignment.pace import remaining_s, say_duration
-from alignment.run_store import FinalMetrics, Metric
-from alignment.runs import Run, RunError, Runs
+from alignment.runs.alarms import Alarm, alarms
+from alignment.runs.pace import remaining_s, say_duration
+from alignment.runs.run_store import FinalMetrics, Metric
+from alignment.runs.runs import Run, RunError, Runs
 
 POLL_S = 0.3
 

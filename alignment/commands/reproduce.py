@@ -12,21 +12,21 @@ from pathlib import Path
 from alignment.commands.progress import watch_run
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import tuned_weight_files
-from alignment.merged import ensure_merged
-from alignment.origin import (
+from alignment.publishing.merged import ensure_merged
+from alignment.publishing.origin import (
     Origin,
     OriginError,
     fetch_origin_dataset,
     origin_of_repo,
     origin_of_run,
 )
-from alignment.plan import code_revision, package_versions
-from alignment.recipes import TrainingSpec
+from alignment.publishing.weights_gap import Gap, measure_gap
 from alignment.registry import RegisteredModel, Registry, RegistryError
-from alignment.run_store import RunFolder
-from alignment.runs import Run, Runs
+from alignment.runs.plan import code_revision, package_versions
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder
+from alignment.runs.runs import Run, Runs
 from alignment.settings import AlignmentSettings
-from alignment.weights_gap import Gap, measure_gap
 from annotation.export.export import Export
 from annotation.faults import Fault
 from annotation.home import Home

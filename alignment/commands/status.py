@@ -12,7 +12,7 @@ from alignment.base import bound_base
 from alignment.contest.promotions import Promotions
 from alignment.pipeline import open_reader
 from alignment.registry import why_base_answers
-from alignment.runs import Runs
+from alignment.runs.runs import Runs
 from annotation.argilla_server.launcher import load_credentials
 from annotation.backup.journal_backup import BackupReader
 from annotation.comparing import ComparisonPool

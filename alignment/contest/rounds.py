@@ -15,10 +15,10 @@ from alignment.contest.comparisons import Comparison
 from alignment.contest.contest import load_comparisons, look_at_field
 from alignment.contest.leaderboard import WinRate, win_rate
 from alignment.contest.promotions import By, Promotion
-from alignment.recipes import Reference
 from alignment.registry import Registry
-from alignment.run_store import FinalMetrics
-from alignment.runs import Runs, RunState
+from alignment.runs.recipes import Reference
+from alignment.runs.run_store import FinalMetrics
+from alignment.runs.runs import Runs, RunState
 from alignment.scripted_voter import correctness
 from annotation.journal.journal import JournalReader
 from annotation.quality.quality import (

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from alignment.hub.evidence import Evidence, describe_evidence
-from alignment.recipes import Loss, Method, Reference, Tuning
+from alignment.runs.recipes import Loss, Method, Reference, Tuning
 from annotation.export.card import describe_alpha
 from annotation.quality.votes_measured import Figure
 

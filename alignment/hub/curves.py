@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from alignment.axes import SMOOTHED_FROM, Point, nice_ticks, number, running_mean, thinned
-from alignment.run_store import Metric
+from alignment.runs.run_store import Metric
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 66, 16, 60, 48

@@ -11,7 +11,7 @@ from enum import StrEnum
 from alignment.bakeoff.store import Bakeoff
 from alignment.contest.comparisons import Comparison
 from alignment.contest.leaderboard import MIN_DECIDED, WinRate, win_rate
-from alignment.run_store import Sample
+from alignment.runs.run_store import Sample
 from annotation.schema import ModelRef
 
 

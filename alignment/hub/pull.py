@@ -27,7 +27,7 @@ from alignment.hub.tuned import (
     check_tuned,
     check_whole_model,
 )
-from alignment.recipes import Tuning
+from alignment.runs.recipes import Tuning
 from annotation.faults import Fault
 from annotation.hub.client import (
     COMMIT,

@@ -14,7 +14,7 @@ from alignment.hub.model_files import (
     read_json,
     weight_files,
 )
-from alignment.recipes import Tuning
+from alignment.runs.recipes import Tuning
 from annotation.schema import ModelRef
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -16,8 +16,8 @@ import yaml
 
 from alignment.places.child import child_environment, end_child, is_child_alive, start_child
 from alignment.places.place import Handle
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunError, RunFolder, Status
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunError, RunFolder, Status
 
 CONFIG = "accelerate.yaml"
 """The config that a run was started with, in its folder."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from alignment.places.place import Handle
-from alignment.run_store import RunError
+from alignment.runs.run_store import RunError
 from annotation.children import without_secrets
 from annotation.faults import Fault
 

@@ -8,8 +8,8 @@ import sys
 from alignment.places.child import child_environment, end_child, is_child_alive, start_child
 from alignment.places.place import Handle
 from alignment.places.warm import WarmWorker
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder, Status
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder, Status
 
 
 class Here:

@@ -18,8 +18,8 @@ from pathlib import Path
 from alignment.hub.jobs import Flavor, list_flavors
 from alignment.places.child import child_environment, is_child_alive, start_child
 from alignment.places.place import Handle
-from alignment.recipes import TrainingSpec, count_parameters
-from alignment.run_store import ACTIVE, RunError, RunFolder, Status
+from alignment.runs.recipes import TrainingSpec, count_parameters
+from alignment.runs.run_store import ACTIVE, RunError, RunFolder, Status
 from alignment.settings import AlignmentSettings
 from annotation.hub.client import HubError, Trouble
 from annotation.whole_files import write_whole

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from alignment.base import SMALL_FILES, WEIGHTS
 from alignment.places.child import ROOT
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder
 from alignment.settings import STARTER
 from annotation.schema import ModelRef
 

@@ -17,7 +17,7 @@ from alignment.base import ResolvedBase
 from alignment.hub.pull import RECORD, Pulled, PullError, pull_tuned
 from alignment.hub.tuned import CARD, CONFIG, LINEAGE, tuning_of
 from alignment.places.jobs_report import is_sound
-from alignment.run_store import FinalMetrics, RunError, RunFolder
+from alignment.runs.run_store import FinalMetrics, RunError, RunFolder
 from alignment.settings import STARTER
 from annotation.hub.client import call_again, look_up
 

@@ -22,7 +22,7 @@ from alignment.places.jobs import JobRecord, in_words, is_over, load_record
 from alignment.places.jobs_bundle import build_bundle
 from alignment.places.jobs_fetch import fetch_results
 from alignment.places.jobs_report import FolderMirror
-from alignment.run_store import ACTIVE, RunError, RunFolder, RunState
+from alignment.runs.run_store import ACTIVE, RunError, RunFolder, RunState
 from alignment.training.watch.ends import failure_line
 from alignment.training.watch.progress import Stopped, StopSignal, say_failed
 from annotation.faults import Fault

@@ -20,8 +20,8 @@ from alignment.hub.tuned import LINEAGE
 from alignment.places.here import Here
 from alignment.places.jobs_bundle import BASE, SPEC
 from alignment.places.jobs_report import FolderReporter, to_line
-from alignment.recipes import TrainingSpec
-from alignment.run_store import ACTIVE, RunError, RunFolder, RunState, Status
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import ACTIVE, RunError, RunFolder, RunState, Status
 from alignment.settings import AlignmentSettings
 from annotation.export.export import load_export
 from annotation.faults import Fault

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import astuple, replace
 from pathlib import Path
 
-from alignment.run_store import ACTIVE, Metric, RunFolder, RunState, Sample
+from alignment.runs.run_store import ACTIVE, Metric, RunFolder, RunState, Sample
 from annotation.hub.client import COMMIT
 
 MARK = "@votetune "

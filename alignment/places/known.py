@@ -10,7 +10,7 @@ from alignment.places.here import Here
 from alignment.places.jobs import Jobs
 from alignment.places.place import Place
 from alignment.places.warm import WarmWorker
-from alignment.recipes import Where
+from alignment.runs.recipes import Where
 from alignment.settings import AlignmentSettings
 
 

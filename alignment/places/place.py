@@ -6,8 +6,8 @@ Owns what a place must be able to do. Knows no place and starts nothing.
 from dataclasses import dataclass
 from typing import Protocol
 
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder, Status
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder, Status
 
 
 @dataclass(frozen=True, slots=True)

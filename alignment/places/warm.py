@@ -21,7 +21,7 @@ import psutil
 
 from alignment.places.child import ROOT, child_environment, lower_priority, reap
 from alignment.places.place import Handle
-from alignment.run_store import RunFolder
+from alignment.runs.run_store import RunFolder
 from annotation.quick_imports import uncollected
 
 POLL_S = 0.5

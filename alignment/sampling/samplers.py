@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alignment.base import ResolvedBase
 from alignment.chat import GenerationError
-from alignment.estimate import free_memory_bytes
+from alignment.runs.estimate import free_memory_bytes
 from alignment.sampling.remote import RemoteGenerator, remote_settings
 from alignment.sampling.sampler_process import SamplerProcess
 from alignment.settings import AlignmentSettings

@@ -6,15 +6,15 @@ Owns those choices. Knows no trainer and no loss.
 from collections.abc import Sequence
 from typing import Any
 
-from alignment.estimate import free_memory_bytes
-from alignment.memory import (
+from alignment.runs.estimate import free_memory_bytes
+from alignment.runs.memory import (
     BF16_FROM_PARAMETERS,
     Hardware,
     PairSize,
     load_shape,
     needs_checkpointing,
 )
-from alignment.recipes import Recipe, TrainingSpec
+from alignment.runs.recipes import Recipe, TrainingSpec
 from alignment.training.rows.data import TokenizedPair
 from alignment.training.watch.progress import TrainingError
 
@@ -69,7 +69,7 @@ def wants_checkpointing(
     spec: TrainingSpec, rows: Sequence[TokenizedPair], *, free_bytes: int | None = None
 ) -> bool:
     """Whether activations are computed twice: the recipe says so, or a batch of the longest rows
-    would not fit into `free_bytes` (what is free now, when None) by alignment.memory's formula.
+    would not fit into `free_bytes` (what is free now, when None) by runs.memory's formula.
     """
     if spec.recipe.gradient_checkpointing:
         return True

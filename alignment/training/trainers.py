@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.checks.base_checks import check_base
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder
 from alignment.training.hardware import (
     settle_threads,
     split_batch,

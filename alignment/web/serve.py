@@ -15,8 +15,8 @@ import fastapi
 import uvicorn
 from starlette.types import ASGIApp
 
+from alignment.runs.tracking import check_trackio
 from alignment.settings import AlignmentSettings
-from alignment.tracking import check_trackio
 from alignment.web.admin.admin_doors import (
     AccountDoor,
     AdminAccounts,

@@ -16,10 +16,10 @@ from alignment.contest.contest import Contest, GateWatch
 from alignment.pipeline import Pipeline, count_votes, default_sampling
 from alignment.places.warm import WarmWorker
 from alignment.restored_base import backup_repo, base_for_backup, bind_to_backup
+from alignment.runs.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.sampling.samplers import build_samplers, expect_questions
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
-from alignment.tracking import TRACKIO_FOLDER, SpaceMirror, send_to_space
 from alignment.web.admin.admin_view import ArgillaStatus
 from alignment.web.compare.comparison import Comparison
 from alignment.web.identity import Identity

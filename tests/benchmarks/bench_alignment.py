@@ -29,10 +29,10 @@ from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
 from alignment.places.place import Handle
-from alignment.recipes import TrainingOptions, TrainingSpec
 from alignment.registry import Registry
-from alignment.run_store import RunFolder, Status
-from alignment.runs import Runs, RunState
+from alignment.runs.recipes import TrainingOptions, TrainingSpec
+from alignment.runs.run_store import RunFolder, Status
+from alignment.runs.runs import Runs, RunState
 from alignment.scripted_voter import Evaluation, Quality, ScriptedVoter, Taste, best_of, evaluate
 from alignment.starter.kinds import drafts
 from alignment.starter.starter import STARTER_DIR, report_prompts, starter_prompts, starter_revision

@@ -1,4 +1,4 @@
-"""The peak memory of training beside what alignment.memory says of it, a process a case.
+"""The peak memory of training beside what alignment.runs.memory says of it, a process a case.
 
 `python -m tests.benchmarks.bench_memory` prints the table that tests/test_memory.py quotes. Each
 case builds what the training child builds and takes three steps on pairs of random tokens: the
@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.memory import Hardware, PairSize, has_bf16, load_shape, memory_bytes
-from alignment.recipes import Method, Recipe, TrainingSpec, Tuning
+from alignment.runs.memory import Hardware, PairSize, has_bf16, load_shape, memory_bytes
+from alignment.runs.recipes import Method, Recipe, TrainingSpec, Tuning
 from tests.preferences import TINY
 from tests.running_app import ROOT
 
@@ -158,7 +158,7 @@ def _hold(case: Case, base: Path, folder: Path) -> None:
 
     import transformers
 
-    from alignment.run_store import RunFolder
+    from alignment.runs.run_store import RunFolder
     from alignment.training import trainers
     from alignment.training.forward import shared_prompt
     from alignment.training.rows.data import TokenizedPair

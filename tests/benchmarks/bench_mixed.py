@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment.recipes import TrainingOptions
+from alignment.runs.recipes import TrainingOptions
 from alignment.scripted_voter import ScriptedVoter
 from annotation.export.export import Export, export_to_home
 from annotation.journal.journal import Journal

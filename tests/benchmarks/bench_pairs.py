@@ -33,9 +33,9 @@ from alignment.base import ResolvedBase
 from alignment.chat import encode_completion, encode_prompt
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.plan import plan_run
-from alignment.recipes import TrainingOptions
-from alignment.run_store import RunFolder
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunFolder
 from alignment.sampling.loading import load_model
 from alignment.scripted_voter import Evaluation, ScriptedVoter, Taste, evaluate
 from alignment.starter.starter import STARTER_DIR, starter_revision

@@ -33,9 +33,9 @@ from alignment import train
 from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator
 from alignment.pipeline import default_sampling
-from alignment.recipes import Reference, TrainingOptions
 from alignment.registry import RegisteredModel, Registry
-from alignment.runs import Run, Runs, RunState
+from alignment.runs.recipes import Reference, TrainingOptions
+from alignment.runs.runs import Run, Runs, RunState
 from alignment.scripted_voter import Quality, ScriptedVoter, Taste, quality
 from alignment.starter.starter import STARTER_DIR, starter_revision
 from annotation.export.export import Export, export_to_home

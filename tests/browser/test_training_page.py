@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from alignment.base import resolve_base
 from alignment.pipeline import Pipeline
-from alignment.run_store import RunFolder, RunState
+from alignment.runs.run_store import RunFolder, RunState
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
 from annotation.home import Home

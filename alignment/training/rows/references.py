@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder
 from annotation.whole_files import write_whole
 
 FOLDER = ".references"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import end_of_turn_ids
-from alignment.memory import load_shape
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.memory import load_shape
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder
 from alignment.training.forward.losses import IGNORED
 from alignment.training.rows.data import TokenizedPair, split_held_out, tokenize_examples
 from alignment.training.watch.progress import TrainingError

@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alignment.recipes import TrainingSpec, sift_steps
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import TrainingSpec, sift_steps
+from alignment.runs.run_store import RunFolder
 from alignment.training.forward.losses import IGNORED
 from alignment.training.rows.data import TokenizedPair
 from alignment.training.watch.progress import is_main_process, to_metric

@@ -1,7 +1,7 @@
 """What the trained model answers beside its base: length, repetition, and how far it has moved.
 
 Owns how these are measured, on few prompts and bounded tokens; what they mean is said in
-alignment.answer_checks. Leaves the model, its mode and the random state as they were.
+alignment.runs.answer_checks. Leaves the model, its mode and the random state as they were.
 """
 
 import math
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.chat import encode_prompt, end_of_turn_ids
-from alignment.recipes import TrainingSpec
-from alignment.run_store import AnswerFigures
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import AnswerFigures
 from alignment.training.rows.data import split_held_out
 from alignment.training.watch.samples import undisturbed
 from alignment.training.weights.warm_start import load_whole

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment.run_store import COMPLETE, RunFolder
+from alignment.runs.run_store import COMPLETE, RunFolder
 from alignment.training.watch.progress import TrainingError
 from annotation.whole_files import write_whole
 

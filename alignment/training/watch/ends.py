@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from alignment.run_store import Status
+from alignment.runs.run_store import Status
 from alignment.training.watch.progress import one_line
 
 # What torch and safetensors say of a full disk, having dropped the errno.

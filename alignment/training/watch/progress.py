@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 
-from alignment.run_store import ACTIVE, Metric, RunFolder, RunState
+from alignment.runs.run_store import ACTIVE, Metric, RunFolder, RunState
 
 
 class TrainingError(RuntimeError):

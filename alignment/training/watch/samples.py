@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.chat import encode_prompt, end_of_turn_ids
-from alignment.run_store import Sample
+from alignment.runs.run_store import Sample
 from alignment.training.rows.data import split_held_out
 from annotation.schema import PreferenceExample, Prompt
 

@@ -1,14 +1,14 @@
 """Trackio beside a run's own metrics: what a trainer is told, and where the figures go.
 
 Always offline, into the folder `trackio` of the home: a training child has no token. The app
-sends them on to a Space (alignment.tracking).
+sends them on to a Space (alignment.runs.tracking).
 """
 
 import os
 from pathlib import Path
 from typing import Any
 
-from alignment.tracking import TRACKIO_FOLDER
+from alignment.runs.tracking import TRACKIO_FOLDER
 
 # Trackio would report over the network with any of these.
 _ELSEWHERE = (

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alignment.recipes import TrainingSpec
-from alignment.run_store import Metric, RunFolder, RunState
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import Metric, RunFolder, RunState
 from alignment.training.watch.checkpoints import attach_best, keep_best, seal
 from alignment.training.watch.early_stop import (
     HeldOut,

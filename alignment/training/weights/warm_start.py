@@ -8,8 +8,8 @@ inside functions.
 from pathlib import Path
 from typing import Any
 
-from alignment.recipes import Recipe, TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import Recipe, TrainingSpec
+from alignment.runs.run_store import RunFolder
 
 _OURS, _REFERENCE = "default", "ref"
 """PEFT's name of what is trained, and TRL's of its frozen copy."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from alignment.base import SMALL_FILES
 from alignment.hub.model_files import INDEX, weight_files
-from alignment.recipes import TrainingSpec
-from alignment.run_store import RunFolder
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import RunFolder
 from annotation.schema import ModelRef
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.hub.tuned import tuned_weight_files, tuning_of
+from alignment.publishing.weights_gap import Gap
 from alignment.sampling.loading import load_adapter, load_errors, load_model
-from alignment.weights_gap import Gap
 from annotation.prompts import one_line
 
 ROWS, LENGTH = 8, 24

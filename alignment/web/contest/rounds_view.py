@@ -6,10 +6,10 @@ A rate stands beside its interval and what it counts; where there is no number t
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from alignment.answer_checks import remarks
 from alignment.contest.leaderboard import MIN_DECIDED, WinRate
 from alignment.contest.rounds import Round
-from alignment.run_store import AnswerFigures, FinalMetrics
+from alignment.runs.answer_checks import remarks
+from alignment.runs.run_store import AnswerFigures, FinalMetrics
 from alignment.web.markup import count_of, draw_table
 from annotation.quality.quality import Share
 from annotation.schema import ModelRef

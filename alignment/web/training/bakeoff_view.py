@@ -6,7 +6,7 @@ from html import escape
 from alignment.bakeoff.bakeoffs import METHODS
 from alignment.bakeoff.store import Bakeoff, Row
 from alignment.bakeoff.table import COLUMNS, caveat, cells
-from alignment.runs import Run
+from alignment.runs.runs import Run
 from alignment.web.markup import draw_bar, draw_table
 
 

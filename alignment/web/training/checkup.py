@@ -12,7 +12,7 @@ from pathlib import Path
 from alignment.checks.diagnosis import Diagnosis, DiagnosisError
 from alignment.pipeline import Pipeline
 from alignment.places.child import ROOT, child_environment
-from alignment.recipes import Method
+from alignment.runs.recipes import Method
 
 TIMEOUT_S = 180
 """Some seconds are usual: the imports, then thousands of examples."""

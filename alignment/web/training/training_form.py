@@ -8,10 +8,10 @@ from html import escape
 from typing import Any
 
 from alignment.checks.diagnosis import Diagnosis
-from alignment.estimate import Estimate
-from alignment.pace import say_duration
-from alignment.recipes import DEFAULT_START, Method, TrainingOptions, TrainingSpec, Where
-from alignment.runs import Run, RunError
+from alignment.runs.estimate import Estimate
+from alignment.runs.pace import say_duration
+from alignment.runs.recipes import DEFAULT_START, Method, TrainingOptions, TrainingSpec, Where
+from alignment.runs.runs import Run, RunError
 from alignment.settings import AlignmentSettings
 
 METHODS: tuple[tuple[str, Method], ...] = (("DPO", "dpo"), ("ORPO", "orpo"), ("SFT", "sft"))

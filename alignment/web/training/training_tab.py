@@ -10,12 +10,12 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from alignment.alarms import Alarm, alarms
 from alignment.checks.diagnosis import Diagnosis
 from alignment.pipeline import Pipeline
-from alignment.plan import plan_run
-from alignment.recipes import DEFAULT_START, Loss, Method
-from alignment.runs import Run
+from alignment.runs.alarms import Alarm, alarms
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import DEFAULT_START, Loss, Method
+from alignment.runs.runs import Run
 from alignment.settings import AlignmentSettings
 from alignment.web.admin.admin_doors import AdminDoor
 from alignment.web.admin.admin_guard import QUIET, Guarded, acts, changed, digests, looks, shown

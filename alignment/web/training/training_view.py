@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from alignment.alarms import Alarm
 from alignment.axes import Point, number
-from alignment.pace import remaining_s, say_duration, tokens_per_s
-from alignment.recipes import TrainingSpec, sift_steps
-from alignment.run_store import Metric, Sample
-from alignment.runs import Run, RunState
+from alignment.runs.alarms import Alarm
+from alignment.runs.pace import remaining_s, say_duration, tokens_per_s
+from alignment.runs.recipes import TrainingSpec, sift_steps
+from alignment.runs.run_store import Metric, Sample
+from alignment.runs.runs import Run, RunState
 from alignment.web.markup import count_of, draw_bar, draw_table, safe_text
 from alignment.web.plots import Chart, Series, draw_charts
 

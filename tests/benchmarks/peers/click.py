@@ -22,10 +22,10 @@ from alignment.base import ResolvedBase
 from alignment.generation import LocalGenerator, SamplerProcess
 from alignment.pipeline import Pipeline, default_sampling
 from alignment.places.warm import WarmWorker
-from alignment.recipes import TrainingOptions
 from alignment.registry import Registry
-from alignment.run_store import RunState
-from alignment.runs import Run
+from alignment.runs.recipes import TrainingOptions
+from alignment.runs.run_store import RunState
+from alignment.runs.runs import Run
 from alignment.scripted_voter import ScriptedVoter
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import STARTER_DIR, starter_prompts, starter_revision

@@ -277,8 +277,8 @@ def _ours(place: Path, method: str, shape: str, checkpointing: bool) -> Any:
 
 def _run(place: Path, method: str, shape: str, checkpointing: bool) -> tuple[Any, Any]:
     """A run's folder and spec, as `plan_run` makes one, without its home."""
-    from alignment.recipes import Recipe, TrainingSpec
-    from alignment.run_store import RunFolder
+    from alignment.runs.recipes import Recipe, TrainingSpec
+    from alignment.runs.run_store import RunFolder
     from annotation.export.export import copy_export, load_export
     from tests.preferences import TINY
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alignment.recipes import Recipe, Start, TrainingSpec
+from alignment.runs.recipes import Recipe, Start, TrainingSpec
 from annotation.faults import Fault
 from annotation.schema import ModelRef, utc_now
 from annotation.whole_files import write_whole

@@ -17,9 +17,9 @@ from alignment.hub.card import BaseKind
 from alignment.hub.model_files import ModelFilesError, read_json, sha256_of
 from alignment.hub.pull import PullError, pull_tuned
 from alignment.hub.tuned import LINEAGE, tuned_weight_files
-from alignment.lineage import is_folder, sha256_of_row
-from alignment.recipes import Recipe, TrainingSpec
-from alignment.run_store import RunFolder, RunState, start_of
+from alignment.publishing.lineage import is_folder, sha256_of_row
+from alignment.runs.recipes import Recipe, TrainingSpec
+from alignment.runs.run_store import RunFolder, RunState, start_of
 from alignment.settings import AlignmentSettings
 from annotation.export.export import Export, ExportError, load_examples, load_export
 from annotation.faults import Fault

@@ -14,7 +14,8 @@ from typing import get_args
 from alignment.base import ResolvedBase
 from alignment.hub.model_files import read_json
 from alignment.hub.tuned import CONFIG
-from alignment.recipes import (
+from alignment.registry import RegisteredModel
+from alignment.runs.recipes import (
     DEFAULT_REFERENCE,
     Loss,
     Method,
@@ -29,12 +30,11 @@ from alignment.recipes import (
     default_recipe,
     default_steps,
 )
-from alignment.registry import RegisteredModel
-from alignment.run_store import RunError
+from alignment.runs.run_store import RunError
 
 MAX_FLIP_RATE = 0.45
 LOSSES_WITH_PENALTY: tuple[Loss, ...] = ("sigmoid", "robust")
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from alignment.hub.model_files import ModelFilesError, read_json, sha256_of
 from alignment.hub.tuned import LINEAGE, tuned_weight_files
-from alignment.lineage import public_spec, sha256_of_row
+from alignment.publishing.lineage import public_spec, sha256_of_row
 from alignment.registry import Registry
-from alignment.run_store import RunFolder
+from alignment.runs.run_store import RunFolder
 from annotation.export.export import Export, ExportError, load_examples, load_export, votes_behind
 from annotation.faults import Fault
 from annotation.hub.dataset import DatasetError, fetch_dataset

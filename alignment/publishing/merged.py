@@ -10,7 +10,7 @@ from pathlib import Path
 from alignment.hub.model_files import ModelFilesError, check_model_folder, sha256_of
 from alignment.hub.tuned import tuned_weight_files
 from alignment.places.child import StepError, run_step
-from alignment.run_store import RunFolder
+from alignment.runs.run_store import RunFolder
 from annotation.faults import Fault
 from annotation.home import write_private
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from alignment.base import ResolvedBase
 from alignment.places.here import Here
 from alignment.places.place import Place
-from alignment.plan import plan_run
-from alignment.recipes import Method, TrainingOptions, TrainingSpec, Where
 from alignment.registry import RegisteredModel
-from alignment.run_store import (
+from alignment.runs.plan import plan_run
+from alignment.runs.recipes import Method, TrainingOptions, TrainingSpec, Where
+from alignment.runs.run_store import (
     ACTIVE,
     Metric,
     RunError,

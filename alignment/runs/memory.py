@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.recipes import Recipe, TrainingSpec, tensor_shapes
-from alignment.run_store import RunError
+from alignment.runs.recipes import Recipe, TrainingSpec, tensor_shapes
+from alignment.runs.run_store import RunError
 
 LIBRARIES_BYTES = 600_000_000
 """torch, transformers, peft and trl in one process, before any weights."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.run_store import Metric
+from alignment.runs.run_store import Metric
 
 RECENT_STEPS = 20
 

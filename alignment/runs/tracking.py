@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alignment.places.child import child_environment
-from alignment.runs import Runs
+from alignment.runs.runs import Runs
 from annotation.faults import Fault
 
 TRACKIO_FOLDER = "trackio"

@@ -27,9 +27,9 @@ from alignment.hub.tuned import (
     check_adapter_files,
     tuned_weight_files,
 )
-from alignment.lineage import LineageError, load_lineage
-from alignment.merged import MergeError, ensure_merged
-from alignment.run_store import RunFolder, RunState
+from alignment.publishing.lineage import LineageError, load_lineage
+from alignment.publishing.merged import MergeError, ensure_merged
+from alignment.runs.run_store import RunFolder, RunState
 from annotation.faults import Fault
 from annotation.hub.client import HubError, RemoteRepo, Trouble, call_again, look_up
 from annotation.hub.commits import (

@@ -9,8 +9,8 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from alignment.recipes import TrainingSpec
-from alignment.run_store import Metric, Sample
+from alignment.runs.recipes import TrainingSpec
+from alignment.runs.run_store import Metric, Sample
 
 SMALLEST_WINDOW = 4
 """Steps that a figure is averaged over, at least: one batch of 8 pairs says little."""

@@ -7,7 +7,7 @@ wins by length alone, or falls apart, can win votes for a while: these stand bes
 import math
 from dataclasses import dataclass
 
-from alignment.run_store import AnswerFigures, FinalMetrics
+from alignment.runs.run_store import AnswerFigures, FinalMetrics
 
 LONGER, SHORTER, FEW_TOKENS = 1.5, 0.6, 5
 """Times the base's mean length; and at least so many tokens apart."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from alignment.hub.card import BaseKind, Lineage
 from alignment.hub.model_files import sha256_of
 from alignment.hub.tuned import tuned_weight_files
-from alignment.recipes import Reference, TrainingSpec
-from alignment.run_store import FinalMetrics, RunFolder
+from alignment.runs.recipes import Reference, TrainingSpec
+from alignment.runs.run_store import FinalMetrics, RunFolder
 from alignment.settings import STARTER
 from annotation.export.export import ExportError, load_export
 from annotation.faults import Fault

@@ -11,7 +11,7 @@ from alignment.contest.contest import Field, load_comparisons, look_at_field
 from alignment.contest.promotions import Promotion
 from alignment.hub.evidence import Evidence, correctness_of, judge_duels, lengths_of
 from alignment.registry import Registry
-from alignment.runs import Run
+from alignment.runs.runs import Run
 from annotation.journal.journal import JournalReader
 from annotation.schema import ModelRef
 

@@ -1,7 +1,7 @@
 """What a run will take before it starts: seconds, memory and disk, and whether there is room.
 
 Owns seconds and disk, the lengths of examples, and the refusal; memory's arithmetic is in
-alignment.memory. Reads a tokenizer; loads no weights and no torch. Seconds are good to about a
+alignment.runs.memory. Reads a tokenizer; loads no weights and no torch. Seconds are good to about a
 factor of two; a finished run on the same base is believed more than any formula.
 """
 
@@ -18,7 +18,7 @@ import numpy
 import psutil
 from tokenizers import Tokenizer
 
-from alignment.memory import (
+from alignment.runs.memory import (
     HEADROOM,
     Hardware,
     PairSize,
@@ -29,8 +29,8 @@ from alignment.memory import (
     needs_checkpointing,
     trained_parameters,
 )
-from alignment.recipes import Recipe, TrainingSpec, sift_steps
-from alignment.run_store import FinalMetrics, RunError
+from alignment.runs.recipes import Recipe, TrainingSpec, sift_steps
+from alignment.runs.run_store import FinalMetrics, RunError
 from annotation.schema import PreferenceExample
 
 STARTUP_S = 12.0
