@@ -56,13 +56,15 @@ class Speaker:
         return [[Completion(self._say(m, turn), m, sampling) for m in models] for _ in prompts]
 
 
-def fill(journal: Journal, speaker: Speaker, models: Models | None = MODELS) -> ComparisonPool:
+def fill(
+    journal: Journal, speaker: Speaker, models: Models | None = MODELS, *, target: int = 8
+) -> ComparisonPool:
     pool = ComparisonPool(
-        journal, PROMPTS, speaker, models=lambda: models, sampling=Sampling(), target=8
+        journal, PROMPTS, speaker, models=lambda: models, sampling=Sampling(), target=target
     )
     pool.start()
     deadline = time.monotonic() + 20
-    while journal.comparisons_ready(now=utc_now()) < 8 and time.monotonic() < deadline:
+    while journal.comparisons_ready(now=utc_now()) < target and time.monotonic() < deadline:
         if models is None or pool.error:
             break
         time.sleep(0.01)
@@ -88,14 +90,14 @@ def give(journal: Journal, voter: str, share: float, *, minutes: int = 0) -> Pai
 
 def test_each_model_answers_eval_prompts_once(journal: Journal) -> None:
     speaker = Speaker(lambda model, turn: f"{model.label} {turn}")
-    fill(journal, speaker)
+    fill(journal, speaker, target=32)
     pairs = journal.pairs()
-    assert len(pairs) == 8
+    assert len(pairs) == 32
     for pair in pairs:
         assert pair.kind is PairKind.COMPARE
         assert pair.prompt.split is Split.EVAL
         assert {c.model for c in pair.completions} == set(MODELS)
-    # Which model comes first in the record is a coin that no voter sees.
+    # Which model comes first in the record is a coin that no voter sees; 32 alike are 2^-31.
     assert len({pair.completions[0].model for pair in pairs}) == 2
     assert {models for _, models in speaker.asked} == {MODELS}
 
