@@ -328,12 +328,16 @@ def test_only_the_owner_may_read_the_files(journal: Journal) -> None:
 def test_what_waits_shares_one_commit(tmp_path: Path) -> None:
     writer = GroupCommitWriter(tmp_path / "j.sqlite3")
     statements: list[str] = []
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> bool:
+        begun.set()
+        return gate.wait(10)
+
     writer.submit(lambda db: db.set_trace_callback(statements.append)).result()
     statements.clear()
-    held = writer.submit(lambda db: gate.wait(10))
-    while writer._queue.qsize():
-        pass  # until the thread holds the gate's operation
+    held = writer.submit(hold)
+    assert begun.wait(10)  # an emptied queue is no proof: its batch may still be open
     sql = "INSERT INTO notes VALUES (?, 'x')"
     waiting = [writer.submit(lambda db, n=n: db.execute(sql, (f"k{n}",))) for n in range(100)]
     gate.set()
@@ -430,6 +434,8 @@ def test_a_lease_leaves_its_sync_to_the_votes_but_never_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PRAGMA synchronous 2 syncs at the commit (FULL), 1 does not (NORMAL)."""
+    # However long this machine takes from one line here to the next.
+    monkeypatch.setattr(journal_writer, "LAZY_SYNC_S", 60.0)
     journal = Journal(tmp_path / "journal.sqlite3")
     journal.add_pairs([make_pair(f"p{n}") for n in range(4)]).result()
 
