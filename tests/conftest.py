@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from argilla_fixture import argilla_server  # noqa: F401
 from hub_double import hub_double_fixture  # noqa: F401
+from hypothesis import settings
 from running_app import voted_app  # noqa: F401
 
 from tests.trainer_fixture import make_trainer, one_thread, tiny_export, tiny_folder  # noqa: F401
@@ -16,6 +17,10 @@ from tests.trainer_fixture import make_trainer, one_thread, tiny_export, tiny_fo
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background: it is inherited, and no command under test would hear Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Every run tries the same examples, and on a busy machine none of them is late.
+settings.register_profile("votetune", deadline=None, derandomize=True)
+settings.load_profile("votetune")
 
 
 @pytest.fixture(scope="module", autouse=True)
