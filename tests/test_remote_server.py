@@ -20,6 +20,7 @@ from alignment.chat import GenerationError
 from alignment.sampling.remote import RemoteGenerator, RemoteSettings
 from alignment.starter.starter import STARTER_DIR, starter_prompts
 from annotation.schema import ModelRef, Sampling, Split
+from tests.processes import command_of, environment_of
 
 pytestmark = [pytest.mark.slow]
 KEY = "sk-do-not-tell-anybody"
@@ -131,8 +132,8 @@ def test_the_app_draws_from_a_real_server_and_keeps_its_key(
         assert last.get("pair"), last
         children = psutil.Process(app.process.pid).children(recursive=True)
         # No weights are loaded here, and nobody but the app has the key.
-        assert not [c for c in children if "alignment.sampling.worker" in c.cmdline()]
-        assert not [c for c in children if KEY in str((c.cmdline(), c.environ()))]
+        assert not [c for c in children if "alignment.sampling.worker" in command_of(c)]
+        assert not [c for c in children if KEY in str((command_of(c), environment_of(c)))]
         assert KEY not in str(psutil.Process(app.process.pid).cmdline())
     finally:
         app.stop()

@@ -328,9 +328,7 @@ def test_sigterm_interrupts_at_a_step_and_cancel_cancels(
     cancelled = Runs(tmp_path).cancel(run.id)
     assert time.monotonic() - before < 2
     assert (cancelled.state, cancelled.is_active) == (RunState.CANCELLED, False)
-    assert not psutil.pid_exists(again.status.pid or 0) or (
-        child_of(again).status() == psutil.STATUS_ZOMBIE
-    )
+    assert not is_child_alive(Handle.of(again.status))
     assert cancelled.folder.last_checkpoint() is not None
 
 

@@ -11,6 +11,8 @@ from oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider
 from running_app import free_port, run_command, start_app, submitted_votes
 from tiny import make_tiny_model
 
+from tests.processes import command_of, has_ended
+
 pytestmark = [pytest.mark.slow]
 
 
@@ -22,7 +24,7 @@ def waiting_bases(home: Path) -> set[str]:
 
 
 def has_warm_trainer(app: psutil.Process) -> bool:
-    return any("alignment.places.warm" in child.cmdline() for child in app.children())
+    return any("alignment.places.warm" in command_of(child) for child in app.children())
 
 
 def test_another_base_on_a_home_without_votes_shows_only_its_own_pairs(tmp_path: Path) -> None:
@@ -36,9 +38,9 @@ def test_another_base_on_a_home_without_votes_shows_only_its_own_pairs(tmp_path:
     children = app.children(recursive=True)
     first.stop()
     gone_by = time.monotonic() + 15
-    while any(child.is_running() for child in children) and time.monotonic() < gone_by:
+    while not all(map(has_ended, children)) and time.monotonic() < gone_by:
         time.sleep(0.1)
-    assert not [child for child in children if child.is_running()]
+    assert all(map(has_ended, children))
     assert not (home / "app.json").exists()
 
     tiny = make_tiny_model(tmp_path / "tiny")

@@ -20,6 +20,7 @@ from alignment.runs.run_store import RunState
 from alignment.runs.runs import Runs
 from annotation.export.export import Export
 from tests.preferences import export_of, tiny_base
+from tests.processes import has_ended
 from tests.tiny import make_tiny_model
 
 ROOT = Path(__file__).parent.parent
@@ -135,7 +136,7 @@ def test_a_cancel_while_a_taken_process_imports_ends_it_within_two_seconds(
     assert time.monotonic() - before < 2
     assert (cancelled.state, cancelled.reason) == (RunState.CANCELLED, "Cancelled by an admin.")
     assert run.status.pid == child.pid
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(child)
 
 
 def test_a_warm_process_that_hangs_or_died_gives_way_to_a_cold_one(
@@ -146,7 +147,7 @@ def test_a_warm_process_that_hangs_or_died_gives_way_to_a_cold_one(
     runs = Runs(tmp_path, {"here": Here(warm)})
     run = runs.start(TrainingOptions("dpo", steps=2), base=base, export=export)
     assert run.status.pid != hung.pid
-    assert not hung.is_running() or hung.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(hung)
     # Now there is none at all: the next run is cold without a word.
     assert runs.wait(run.id, timeout_s=60).state is RunState.DONE
     again = runs.start(TrainingOptions("dpo", steps=1000), base=base, export=export)
@@ -169,7 +170,7 @@ def test_a_waiting_process_ends_with_the_app_however_that_ends() -> None:
     app.wait(10)
     app.stdout.close()
     # It imports at that moment, and notices all the same.
-    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, timeout_s=10)
+    until(lambda: has_ended(child), timeout_s=10)
 
 
 def test_none_is_started_before_the_app_says_so() -> None:

@@ -20,6 +20,7 @@ from alignment.base import ResolvedBase
 from alignment.chat import UnaskablePrompt
 from alignment.generation import GenerationError, LocalGenerator, SamplerProcess
 from annotation.schema import ModelRef, Prompt, Sampling
+from tests.processes import has_ended
 
 ROOT = Path(__file__).parent.parent
 REF = ModelRef("tiny", "0" * 40)
@@ -57,9 +58,9 @@ def shared(
     process.stop()
 
 
-def gone(pid: int, within_s: float = 10.0) -> bool:
+def gone(process: psutil.Process, within_s: float = 10.0) -> bool:
     deadline = time.monotonic() + within_s
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while not has_ended(process):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
@@ -204,7 +205,7 @@ def test_the_child_is_polite_knows_no_secrets_and_stops_within_a_batch(
     thread.join(5)
     assert not thread.is_alive()
     assert "stopped" in str(raised[0])
-    assert gone(child.pid, 0)
+    assert gone(child, 0)
     assert "speaks tiny@00000000" in log.read_text()
     process.stop()
     with pytest.raises(GenerationError, match="stopped"):
@@ -280,11 +281,11 @@ def test_a_killed_parent_leaves_no_orphan_and_never_imports_torch(
     ) as parent:
         assert parent.stdout is not None
         pid, heavy = json.loads(parent.stdout.readline())
-        assert psutil.pid_exists(pid)
+        child = psutil.Process(pid)
         time.sleep(0.3)
         parent.kill()
     assert heavy == []
-    assert gone(pid)
+    assert gone(child)
 
 
 def test_what_a_library_prints_does_not_reach_the_answers(base: ResolvedBase) -> None:
