@@ -1,14 +1,16 @@
 """The real app as a child process on a home of its own, for tests that go through its address."""
 
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,19 @@ def submitted_votes(home: Path) -> list[str]:
         client.http_client.close()
 
 
+PORTS = itertools.count(random.randrange(11_000, 25_000))
+"""Below those that Linux and macOS give to whoever names none: such a one can go to somebody else,
+as to the Argilla that an app starts, before the one that it is for has come to its socket.
+"""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, given once."""
+    while True:
+        port = next(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass
