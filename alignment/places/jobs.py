@@ -160,7 +160,13 @@ class Jobs:
         if token is None:
             raise RunError("A job on the Hub needs HF_TOKEN: set it and look at the runs again.")
         environment["HF_TOKEN"] = token.get_secret_value()
-        return start_child(command, folder.log, environment)
+        # Inherited: a cancel that comes while it imports waits until it can listen. It would die of
+        # that one otherwise, and nobody tell the Hub to end a job that costs money.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return start_child(command, folder.log, environment)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _choose(flavors: tuple[Flavor, ...], name: str) -> Flavor:

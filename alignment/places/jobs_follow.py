@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, stop.handle)
     follower = Follower(folder, os.environ.pop("HF_TOKEN"), stop)
     try:
+        # Held back since before this process was there: see `Jobs._follow`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         follower.run()
     except Stopped:
         stop.deferred = True
