@@ -66,7 +66,9 @@ def test_a_pair_is_blind(voter: httpx.Client) -> None:
 
 
 def test_a_voter_asks_a_prompt_of_their_own(voter: httpx.Client) -> None:
-    answer = voter.post("/api/prompts", json={"text": "What is the opposite of hot?"}, timeout=120)
+    # The starter says so many things to this that two answers are alike in .4 % of draws. To the
+    # opposite of hot it is 13 %, and four such draws in a row are an error for the asker.
+    answer = voter.post("/api/prompts", json={"text": "How do birds fly?"}, timeout=120)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/x-ndjson"
     *drafts, last = [json.loads(line) for line in answer.text.splitlines()]
