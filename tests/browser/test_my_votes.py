@@ -16,7 +16,7 @@ from page_parts import (
     wait_until_full,
     wait_until_settled,
 )
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import APIResponse, Locator, Page, Route, expect
 from vote_site import SECRET, Site, build_pair
 
 from annotation.schema import Choice, Vote, utc_now
@@ -224,6 +224,27 @@ def test_deleting_all_asks_first_and_then_deletes(site: Site, voter: Watched) ->
     wait_until_settled(page)
     assert voter_id(voter) != before
     assert len(site.votes()) == 1
+
+
+def test_a_pair_that_comes_after_the_deletion_is_let_go(site: Site, voter: Watched) -> None:
+    site.add(*(build_pair(n) for n in range(1, 9)))
+    page = voter.open_ready()
+    wait_until_full(page)
+    late: list[tuple[Route, APIResponse]] = []
+    # Lent to the voter of before, and on its way while that one is deleted.
+    page.route("**/api/pairs", lambda route: late.append((route, route.fetch())), times=1)
+    press_and_save(page, "1")
+    mine = open_mine(page)
+    while not late:
+        page.wait_for_timeout(20)
+    mine.get_by_role("button", name="Delete all my votes").click()
+    mine.get_by_role("button", name="Delete them all").click()
+    expect(mine.locator("[data-vt=mine-status]")).to_contain_text("1 vote deleted.")
+    page.keyboard.press("Escape")
+    route, answer_ = late[0]
+    route.fulfill(response=answer_)
+    press_and_save(page, "2")
+    assert [vote.choice for vote in site.votes()] == [Choice.B]
 
 
 def test_a_refused_deletion_says_so_and_keeps_the_list(site: Site, voter: Watched) -> None:

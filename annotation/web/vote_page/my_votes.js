@@ -119,8 +119,7 @@ async function deleteAll() {
   }
   // The server knows this voter no more: votes on their way and pairs that were lent are void.
   for (const entry of [...outbox]) dropEntry(entry);
-  Object.assign(tab, { open: [], past: [] });
-  keepTab();
+  forgetPairs();
   hideLast();
   showPair();
   part("mine-list").replaceChildren();

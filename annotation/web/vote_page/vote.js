@@ -21,6 +21,7 @@ const HELD = 0.5; // in place of a status: the server lent again what this voter
 let refilling = false;
 let refillTimer = 0;
 let failures = 0;
+let lentAnew = 0; // how often this voter became somebody else, to whom no earlier pair is lent
 let heard = false; // whether a pair was ever there: tells "first answers" from "no more"
 
 /** Pairs that this tab shows, holds ready or has judged: a late answer may lend one of them again. */
@@ -35,6 +36,13 @@ function isInAnotherTab(pairId) {
     const holds = name === HOLDS_PREFIX + tab.id ? null : recall("localStorage", name);
     return holds && Date.now() - holds.touched < GONE_AFTER_MS && holds.pairs.includes(pairId);
   });
+}
+
+/** The voter is somebody else now: what is here, and what still comes, was lent to nobody. */
+function forgetPairs() {
+  lentAnew += 1;
+  Object.assign(tab, { open: [], past: [] });
+  keepTab();
 }
 
 function tellOtherTabs() {
@@ -59,8 +67,10 @@ async function refill() {
   refilling = true;
   clearTimeout(refillTimer);
   while (tab.open.length < 1 + AHEAD && openCount() < MAX_OPEN) {
+    const before = lentAnew;
     const answer = await askForPair();
     if (over.signal.aborted) return;
+    if (before !== lentAnew) continue;
     if (answer.status !== 201) {
       refillLater(answer);
       break;

@@ -29,9 +29,9 @@ function keepOnlyPairsOf(me) {
   const who = me.name ?? "";
   const changed = tab.who !== undefined && tab.who !== who;
   tab.who = who;
-  if (changed) Object.assign(tab, { open: [], past: [] });
   keepTab();
   if (!changed) return;
+  forgetPairs();
   showPair();
   refill();
 }
