@@ -43,6 +43,8 @@ def wait_until_full(page: Page) -> None:
 
 def shown_number(page: Page) -> int:
     """The number of the pair on screen, from its prompt "Question <n>: …"."""
+    # Where none is there just now, the last one's words still lie beneath.
+    expect(prompt(page)).to_be_visible()
     text = prompt(page).inner_text()
     found = re.search(r"Question (\d+)", text)
     assert found, text

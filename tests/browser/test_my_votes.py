@@ -271,13 +271,14 @@ def test_where_sign_in_is_needed_one_line_leads_there(site: Site, voter: Watched
     site.add(*(build_pair(n) for n in range(1, 4)))
     page = voter.context.new_page()
     refusal = {"detail": "Sign in with Hugging Face to vote here.", "sign_in": "/login/huggingface"}
-    page.route("**/api/pairs", lambda route: route.fulfill(status=401, json=refusal), times=1)
+    page.route("**/api/pairs", lambda route: route.fulfill(status=401, json=refusal))
     page.goto(site.url)
     empty = page.locator("[data-vt=empty]")
     expect(empty).to_have_text("Sign in with Hugging Face to vote here. Sign in")
     link = empty.get_by_role("link", name="Sign in")
     assert link.evaluate("a => a.href") == f"{site.url}/login/huggingface"
     # Once signed in, in another tab too, pairs come by themselves.
+    page.unroute("**/api/pairs")
     expect(answer(page, "a")).not_to_be_empty()
 
 
@@ -301,9 +302,10 @@ def test_a_vote_is_kept_while_its_voter_signs_in_again(site: Site, voter: Watche
     page = voter.open_ready()
     wait_until_full(page)
     refusal = {"detail": "Sign in with Hugging Face to vote here."}
-    page.route("**/api/votes", lambda route: route.fulfill(status=401, json=refusal), times=1)
+    page.route("**/api/votes", lambda route: route.fulfill(status=401, json=refusal))
     page.keyboard.press("1")
     expect(status(page)).to_have_text("Not saved yet, retrying. Sign in again to save it.")
+    page.unroute("**/api/votes")
     expect(status(page)).to_contain_text("Saved.")
     assert [vote.choice for vote in site.votes(include_superseded=True)] == [Choice.A]
 

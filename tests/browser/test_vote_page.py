@@ -76,8 +76,7 @@ def test_five_quick_presses_are_five_votes(site: Site, voter: Watched) -> None:
     site.add(*(build_pair(n) for n in range(1, 9)))
     page = voter.open_ready()
     for _ in range(5):
-        page.keyboard.press("1", delay=30)
-        page.wait_for_timeout(70)
+        press(page, "1")
     wait_until_settled(page)
     votes = site.votes()
     assert len(votes) == 5
@@ -114,6 +113,7 @@ def test_keys_meant_for_something_else_cast_no_vote(site: Site, voter: Watched) 
     page.keyboard.press("2")
     page.get_by_role("tab", name="Vote").click()
     expect(answer(page, "a")).to_be_visible()
+    wait_until_settled(page)
     assert len(site.votes()) == 1
 
 
@@ -216,10 +216,12 @@ def test_undo_of_a_vote_with_a_lost_answer_leaves_no_vote(site: Site, voter: Wat
         route.fetch()
         route.abort()
 
-    page.route("**/api/votes", lose, times=1)
+    page.route("**/api/votes", lose)
     press(page, "1")
     expect(status(page)).to_contain_text("Not saved yet")
     page.keyboard.press("u")
+    # Until an answer comes: the page asks again every second or so.
+    page.unroute("**/api/votes")
     expect(status(page)).to_have_text("Taken back.")
     assert site.votes() == []
 
@@ -278,9 +280,10 @@ def test_pairs_appear_by_themselves_once_written(site: Site, voter: Watched) -> 
 def test_an_unreachable_server_is_named_and_waited_for(site: Site, voter: Watched) -> None:
     site.add(build_pair(1))
     page = voter.context.new_page()
-    page.route("**/api/pairs", lambda route: route.abort(), times=2)
+    page.route("**/api/pairs", lambda route: route.abort())
     page.goto(f"{site.url}/")
     expect(page.locator("[data-vt=empty]")).to_contain_text("The server can’t be reached.")
+    page.unroute("**/api/pairs")
     expect(answer(page, "a")).not_to_be_empty()
 
 
