@@ -252,10 +252,8 @@ class TestRunningAdmin:
     def test_the_public_page_knows_nothing_of_admin(self, voted_app: RunningApp) -> None:
         public = httpx.get(f"{voted_app.url}/config").json()
         names = {d["api_name"] for d in public["dependencies"] if d["backend_fn"]}
-        # "apply" draws the compare tab's parts, and "choose" says which is looked at.
-        assert names == {
-            *("apply", "open_compare", "choose", "compare", "compare_models", "leaderboard")
-        }
+        # "apply" draws the compare tab's parts.
+        assert names == {"apply", "open_compare", "compare", "compare_models", "leaderboard"}
         token = (voted_app.home / "admin_token").read_text().strip()
         assert token not in json.dumps(public)
 

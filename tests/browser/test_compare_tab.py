@@ -1,6 +1,8 @@
 """The Compare tab in a real browser: side by side, stopped, blind with a vote, before and after."""
 
+import asyncio
 import re
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 from compare_site import BASE, NAMES, CompareSite
 from conftest import DESKTOP, PHONE, Watched
-from page_parts import in_browser_storage, press_and_save
+from page_parts import in_browser_storage, press_and_save, wait_until_still
 from playwright.sync_api import Page, expect
 from vote_site import build_pair
 
+from alignment.web.compare import compare_tab
 from annotation.journal.votes import TRIED
 from annotation.schema import PairKind, Prompt
 
@@ -115,6 +118,83 @@ def test_stop_ends_it_within_two_seconds_and_voting_never_waits(
     expect(page.locator("#compare-answers [aria-busy]")).to_have_count(0)
     site.writer.end("Your", "turn")
     expect(waiting.locator("#compare-status")).to_have_text("Done.")
+
+
+def test_asking_again_before_the_stopped_one_has_ended_is_answered(
+    site: CompareSite, voter: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    watch = compare_tab.watch_answers
+
+    async def slow(*what):
+        async for drawn in watch(*what):
+            yield drawn
+        await asyncio.to_thread(go_on.wait, 30)
+
+    monkeypatch.setattr(compare_tab, "watch_answers", slow)
+    page = open_tab(voter)
+    page.locator("#compare-prompt textarea").fill("Forever?")
+    page.locator("#compare-ask").click()
+    site.writer.say("On and", "on and")
+    expect(said(page, "base")).to_have_text("On and")
+    page.locator("#compare-stop").click()
+    expect(page.locator("#compare-status")).to_have_text("Stopped.")
+    page.locator("#compare-ask").click()
+    expect(page.locator("#compare-status")).to_contain_text("Waiting for its turn")
+    go_on.set()
+    site.writer.end("At", "last")
+    expect(page.locator("#compare-status")).to_have_text("Done.")
+
+
+def test_asking_while_one_is_written_changes_nothing_and_stop_still_ends_it(
+    site: CompareSite, voter: Watched
+) -> None:
+    page = open_tab(voter)
+    status = page.locator("#compare-status")
+    page.locator("#compare-prompt textarea").fill("Forever?")
+    page.locator("#compare-ask").click()
+    site.writer.say("On and", "on and")
+    expect(said(page, "base")).to_have_text("On and")
+    seed, answered = page.locator("#compare-seed input").input_value(), site.answered()
+    page.locator("#compare-ask").click()
+    while site.answered() == answered:
+        page.wait_for_timeout(20)
+    site.writer.say("On and on", "on and on")
+    expect(said(page, "base")).to_have_text("On and on")
+    expect(page.locator("#compare-seed input")).to_have_value(seed)
+    answered = site.answered()
+    page.locator("#compare-stop").click()
+    assert site.writer.was_left(timeout_s=30)
+    # Stop, the question that it ended, and the second one, of which nothing is left.
+    while site.answered() < answered + 3:
+        page.wait_for_timeout(20)
+    expect(status).to_have_text("Stopped.")
+    expect(said(page, "base")).to_have_text("On and on")
+
+
+def test_the_part_that_was_chosen_last_is_drawn(
+    site: CompareSite, voter: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    choices = compare_tab.OpenHandlers.choices
+
+    def slow(handlers: compare_tab.OpenHandlers):
+        found = choices(handlers)
+        begun.set()
+        assert go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(compare_tab.OpenHandlers, "choices", slow)
+    page = voter.open_ready()
+    page.get_by_role("tab", name="Compare").click()
+    assert begun.wait(30)
+    page.get_by_label("Blind, then vote").check()
+    go_on.set()
+    # Both choices and both drawings.
+    while site.answered() < 4:
+        page.wait_for_timeout(20)
+    expect(page.locator("#blind-ask")).to_be_visible()
+    expect(page.locator("#compare-ask")).to_have_count(0)
 
 
 def test_a_model_that_is_gone_and_an_empty_prompt_are_a_line(

@@ -54,19 +54,25 @@ class BlindHandlers:
         self._who = who
         self.under_way = UnderWay()
 
-    def begin(self, request: gr.Request) -> tuple[str, str, str, *tuple[Any, ...]]:
+    def begin(self, request: gr.Request) -> tuple[Any, ...]:
         """No answers, what is said until it is one's turn, no pair and no vote yet."""
-        self.under_way.begin(request)
+        if not self.under_way.begin(request):
+            return _nothing_new()
         return "", draw_status(WAITS), "", *may_vote(False)
 
     def why_not(self, request: gr.Request) -> str | None:
         """Why nothing can be asked blind just now, None where it can."""
         return self._tries.why_not() or self._why_no_voter(self._who(request))
 
-    async def show(
-        self, text: str, request: gr.Request
-    ) -> AsyncIterator[tuple[str, str, str, *tuple[Any, ...]]]:
-        """The answers, what is said of them, the pair's id, and whether one may vote."""
+    async def show(self, text: str, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
+        """The answers, what is said of them, the pair's id, and whether one may vote.
+
+        Nothing where nothing was asked.
+        """
+        if not self.under_way.is_wanted(request):
+            yield _nothing_new()
+            return
+        yield "", draw_status(WAITS), "", *may_vote(False)
         caller = self._who(request)
         if why := self._why_no_voter(caller):
             yield "", draw_status(why), "", *may_vote(False)
@@ -133,6 +139,11 @@ def told(receipt: Receipt) -> str:
 def may_vote(now: bool) -> list[Any]:
     """The vote's buttons, which wait for both answers."""
     return [gr.update(interactive=now) for _ in CHOICES]
+
+
+def _nothing_new() -> tuple[Any, ...]:
+    """Answers, status, pair and buttons as they are."""
+    return tuple(gr.skip() for _ in range(3 + len(CHOICES)))
 
 
 def draw_blind(handlers: BlindHandlers, why: str) -> None:

@@ -6,6 +6,7 @@ Only draws and passes on. Whose prompts are listed is read from the request's co
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import gradio as gr
 
@@ -37,9 +38,10 @@ class ChangeHandlers:
         self._who = who
         self.under_way = UnderWay()
 
-    def begin(self, request: gr.Request) -> tuple[str, str]:
+    def begin(self, request: gr.Request) -> tuple[Any, Any]:
         """No answers, and what is said until it is one's turn."""
-        self.under_way.begin(request)
+        if not self.under_way.begin(request):
+            return gr.skip(), gr.skip()
         return "", draw_status(WAITS)
 
     def choices(self, request: gr.Request) -> tuple[tuple[str, str], ...]:
@@ -53,7 +55,11 @@ class ChangeHandlers:
     async def show(
         self, prompt_id: str | None, request: gr.Request
     ) -> AsyncIterator[tuple[str, str]]:
-        """Both answers as HTML, and what is said of them."""
+        """Both answers as HTML, and what is said of them; nothing where nothing was asked."""
+        if not self.under_way.is_wanted(request):
+            yield gr.skip(), gr.skip()
+            return
+        yield "", draw_status(WAITS)
         voter, seed = self._who(request).voter, secrets.randbelow(SEEDS)
         try:
             # The disk is read aside, and the queue joined here: its lines come to this loop.

@@ -24,8 +24,9 @@ WAITS = "Waiting for its turn: one question is answered at a time, and the first
 WRITES = "Both answers are being written…"
 DONE = "Done."
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-# They wait for their turn in the one queue of `annotation.asking`, not in Gradio's.
-WATCHED: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
+# They wait for their turn in the one queue of `annotation.asking`, not in Gradio's. Asked again
+# while Gradio has yet to hear that the last one is over, they run after it: it would drop them.
+WATCHED: dict[str, Any] = {**PRIVATE, "concurrency_limit": None, "trigger_mode": "always_last"}
 _MOST_PAGES = 10_000
 
 
@@ -39,12 +40,21 @@ class UnderWay:
         self._lock = threading.Lock()
         self._asked: OrderedDict[str, Asking | None] = OrderedDict()
 
-    def begin(self, request: gr.Request) -> None:
-        """The page has asked; its question is on the way."""
+    def begin(self, request: gr.Request) -> bool:
+        """Whether the page's question is on the way now: not while its last one is under way."""
+        page = str(request.session_hash)
         with self._lock:
-            self._asked[str(request.session_hash)] = None
+            if self._asked.get(page) is not None:
+                return False
+            self._asked[page] = None
             while len(self._asked) > _MOST_PAGES:
                 self._asked.popitem(last=False)
+            return True
+
+    def is_wanted(self, request: gr.Request) -> bool:
+        """Whether the page has asked, and not pressed Stop since."""
+        with self._lock:
+            return str(request.session_hash) in self._asked
 
     @contextmanager
     def watch(self, request: gr.Request, asking: Asking) -> Iterator[Asking]:
@@ -60,7 +70,9 @@ class UnderWay:
                 yield asking
             finally:
                 with self._lock:
-                    self._asked.pop(page, None)
+                    # Stopped, the page may have asked again already.
+                    if self._asked.get(page) is asking:
+                        del self._asked[page]
 
     def stop(self, request: gr.Request) -> Any:
         """What is said; nothing new where nothing is under way."""

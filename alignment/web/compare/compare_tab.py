@@ -56,10 +56,16 @@ def build_compare_tab(
             return BLIND, (), blind.why_not(request) or ""
         return MINE, changes.choices(request), changes.why_not(request) or ""
 
-    choosing: dict[str, Any] = {"inputs": part, "outputs": look, "show_progress": "hidden"}
-    # A tab opened again meanwhile asks again: Gradio would drop that click.
-    tab.select(choose, api_name="open_compare", trigger_mode="always_last", **choosing)
-    part.change(choose, api_visibility="private", **choosing)
+    # As one event, answered in turn: what was chosen last is drawn last, and no click is dropped.
+    gr.on(
+        [tab.select, part.change],
+        choose,
+        part,
+        look,
+        api_name="open_compare",
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
 
     def draw(chosen: Look | None) -> None:
         if chosen is None:
@@ -95,9 +101,10 @@ class OpenHandlers:
             (f"{name}, the policy" if name == policy else name, name) for name in self.models()
         )
 
-    def begin(self, seed: float | None, is_new: bool, request: gr.Request) -> tuple[int, str, str]:
+    def begin(self, seed: float | None, is_new: bool, request: gr.Request) -> tuple[Any, ...]:
         """The seed that is used, no answers, and what is said until it is one's turn."""
-        self.under_way.begin(request)
+        if not self.under_way.begin(request):
+            return gr.skip(), gr.skip(), gr.skip()
         drawn = secrets.randbelow(SEEDS) if is_new or seed is None else int(seed)
         return drawn, "", draw_status(WAITS)
 
@@ -110,7 +117,11 @@ class OpenHandlers:
         seed: float,
         request: gr.Request,
     ) -> AsyncIterator[tuple[str, str]]:
-        """The answers as HTML, and what is said of them."""
+        """The answers as HTML, and what is said of them; nothing where nothing was asked."""
+        if not self.under_way.is_wanted(request):
+            yield gr.skip(), gr.skip()
+            return
+        yield "", draw_status(WAITS)
         try:
             question = self._comparison.ask(text, (left, right), heat, int(seed))
         except Fault as fault:
