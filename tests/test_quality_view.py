@@ -282,15 +282,18 @@ def test_own_prompts_wait_until_they_are_approved_or_rejected(home: Home, journa
     door = TokenDoor(TOKEN, AuditLog(home))
     handlers = OwnPromptHandlers(journal, door)
     request = gr.Request(headers={"cookie": f"{COOKIE}={door.cookie}"}, session_hash="x")
-    drawn, choice, approve, _, seen = handlers.watch({}, request)
+    drawn, choice, approve, _, seen = handlers.watch({}, None, request)
     assert drawn.count("asked by ann") == 3
     assert (choice["value"], len(choice["choices"])) == ("own0", 3)
     assert approve["interactive"]
     said = handlers.approve("own0", request)
     assert plain(said) == "Approved, and others will see it now: What of own0?"
     assert "Rejected, and nobody else" in handlers.reject("own1", request)
-    _, choice, *_ = handlers.watch(seen, request)
+    # What the owner chose stays chosen, whoever else's went.
+    _, choice, *_ = handlers.watch(seen, "own2", request)
     assert choice["choices"] == [("What of own2?", "own2")]
+    assert "value" not in choice
+    assert handlers.watch(seen, "own1", request)[1]["value"] == "own2"
     only_for = {pair.id: pair.only_for for pair in journal.pairs()}
     assert only_for == {"own0": None, "own1": "ann", "own2": "ann"}
     with pytest.raises(gr.Error, match="own0"):

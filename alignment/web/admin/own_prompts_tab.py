@@ -32,18 +32,24 @@ class OwnPromptHandlers(Guarded):
         self._journal = journal
 
     @looks
-    def watch(self, seen: dict[str, str], request: gr.Request) -> tuple[Any, ...]:
-        """What waits, which one may choose, and whether there is any; skips what is shown."""
+    def watch(
+        self, seen: dict[str, str], chosen: str | None, request: gr.Request
+    ) -> tuple[Any, ...]:
+        """What waits, which one may choose, and whether there is any; skips what is shown.
+
+        What is chosen stays chosen while it waits: the next click is about that one.
+        """
         waiting = self._journal.waiting_pairs()
         choices = [(_label(pair), pair.id) for pair in waiting[:SHOWN_PAIRS]]
         parts = {"waiting": draw_waiting(waiting[:SHOWN_PAIRS], len(waiting))}
         now = digests(parts)
         if seen == now:
             return *[gr.skip()] * 4, now
-        first = choices[0][1] if choices else None
+        ids = [pair_id for _, pair_id in choices]
+        value = {} if chosen in ids else {"value": ids[0] if ids else None}
         return (
             *changed(parts, seen),
-            gr.update(choices=choices, value=first, interactive=bool(choices)),
+            gr.update(choices=choices, interactive=bool(choices), **value),
             gr.update(interactive=bool(choices)),
             gr.update(interactive=bool(choices)),
             now,
@@ -102,7 +108,7 @@ def build_own_prompts_section(
     told = gr.HTML(elem_id="admin-own-told", padding=False)
     seen = gr.State({})
 
-    looking = ([seen], [waiting, chosen, approve, reject, seen])
+    looking = ([seen, chosen], [waiting, chosen, approve, reject, seen])
     page.load(handlers.watch, *looking, api_name="own_prompts", **QUIET)
     timer.tick(handlers.watch, *looking, api_name="poll_own_prompts", **QUIET)
     for button, action, name in (
