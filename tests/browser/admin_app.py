@@ -1,9 +1,13 @@
 """The admin page of a home by itself: no vote page, no sampler and no Argilla beside it."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from running_app import free_port
 
 from alignment.audit import AuditLog
 from alignment.contest.contest import Contest
@@ -31,10 +35,27 @@ from annotation.web.tab import build_theme
 TOKEN = "token-of-the-owner-here"
 
 
-def admin_server(
+@contextmanager
+def serve_page(
     pipeline: Pipeline, journal: Journal, home: Home, settings: AlignmentSettings
-) -> uvicorn.Server:
-    """A server of the page on a free port, behind its gate; it has yet to run."""
+) -> Iterator[str]:
+    """The page behind its gate, on a port of its own; gives the address that opens it."""
+    app = _build_app(pipeline, journal, home, settings)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    # Listening from here on: a port that was only looked up may be somebody else's by then.
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}{ADMIN_PATH}?token={TOKEN}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def _build_app(
+    pipeline: Pipeline, journal: Journal, home: Home, settings: AlignmentSettings
+) -> FastAPI:
     audit, registry = AuditLog(home), pipeline.registry
     door = TokenDoor(TOKEN, audit)
     rounds = RoundDesk(registry, pipeline.runs, journal)
@@ -55,10 +76,4 @@ def admin_server(
     )
     app.add_middleware(AdminGate, door=door)
     app.add_middleware(PageHeaders, on_space=False)
-    config = uvicorn.Config(app, port=free_port(), log_level="warning", timeout_graceful_shutdown=1)
-    return uvicorn.Server(config)
-
-
-def admin_url(server: uvicorn.Server) -> str:
-    """The address that opens it."""
-    return f"http://127.0.0.1:{server.config.port}{ADMIN_PATH}?token={TOKEN}"
+    return app

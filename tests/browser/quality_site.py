@@ -1,12 +1,10 @@
 """The real admin page over a real journal, for its quality section; nothing is trained here."""
 
-import threading
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from admin_app import admin_server, admin_url
+from admin_app import serve_page
 from conftest import DESKTOP
 from playwright.sync_api import Browser, Page
 
@@ -33,17 +31,8 @@ def serve_admin(folder: Path) -> Iterator[tuple[str, Journal]]:
     base = resolve_base(settings, home.root, has_votes=False)
     journal = Journal(home.journal)
     pipeline = Pipeline(home, settings, base, journal)
-    server = admin_server(pipeline, journal, home, settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    try:
-        yield admin_url(server), journal
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        journal.close()
+    with closing(journal), serve_page(pipeline, journal, home, settings) as url:
+        yield url, journal
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """The Hub's section of admin in a real browser: size first, progress, cancel, and the dataset."""
 
-import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from admin_app import admin_server, admin_url
+from admin_app import serve_page
 from conftest import DESKTOP, PHONE
 from hub_double import WRITER, HubDouble
 from huggingface_hub import constants
@@ -39,42 +39,34 @@ def page(
     fill(journal, [pair_of(p, "p") for p in prompts_of(Split.TRAIN, 1)], [vote_of("p", Choice.A)])
     settings = AlignmentSettings(hf_token=SecretStr(WRITER))
     base = ResolvedBase(ref, folder, is_starter=False, notice=None)
-    server = admin_server(Pipeline(home, settings, base, journal), journal, home, settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    context = browser.new_context(viewport=DESKTOP)
-    tab = context.new_page()
-    for _ in range(100):
-        if server.started:
-            break
-        thread.join(0.1)
-    tab.goto(admin_url(server))
-    yield tab
-    context.close()
-    server.should_exit = True
-    thread.join(20)
-    journal.close()
+    pipeline = Pipeline(home, settings, base, journal)
+    with closing(journal), serve_page(pipeline, journal, home, settings) as url:
+        context = browser.new_context(viewport=DESKTOP)
+        tab = context.new_page()
+        tab.goto(url)
+        yield tab
+        context.close()
 
 
 def test_a_model_is_sized_up_watched_cancelled_and_pulled(page: Page, hub_double: HubDouble):
     told = page.locator("#admin-pulled")
     page.locator("#admin-remote textarea, #admin-remote input").fill("eve/tuned")
     page.locator("#admin-size-up").click()
-    expect(told).to_contain_text("an adapter, 65.8 kB in 2 files.", timeout=60_000)
+    expect(told).to_contain_text("an adapter, 65.8 kB in 2 files.")
     assert hub_double.lines("GET /get/") == []
     held = hub_double.hold("GET /get/")
     page.locator("#admin-pull").click()
-    expect(told).to_contain_text("kB of 65.8 kB (", timeout=60_000)
+    expect(told).to_contain_text("kB of 65.8 kB (")
     page.reload()
     # Another tab, or the same one loaded again, sees how far it is.
-    expect(told).to_contain_text("kB of 65.8 kB (", timeout=60_000)
+    expect(told).to_contain_text("kB of 65.8 kB (")
     page.locator("#admin-cancel-pull").click()
-    expect(told).to_contain_text("being cancelled", timeout=60_000)
+    expect(told).to_contain_text("being cancelled")
     held.set()
-    expect(told).to_contain_text("cancelled, and nothing of it is kept", timeout=60_000)
+    expect(told).to_contain_text("cancelled, and nothing of it is kept")
     page.locator("#admin-remote textarea, #admin-remote input").fill("eve/tuned")
     page.locator("#admin-pull").click()
-    expect(told).to_contain_text("is here: choose it in the Compare tab", timeout=60_000)
+    expect(told).to_contain_text("is here: choose it in the Compare tab")
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
@@ -85,7 +77,7 @@ def test_the_dataset_is_published_by_a_button_and_all_of_it_fits(
     page.locator("#admin-dataset-repo textarea, #admin-dataset-repo input").fill("votes")
     page.locator("#admin-publish-dataset").click()
     told = page.locator("#admin-dataset-published")
-    expect(told).to_contain_text("Published as ada/votes", timeout=60_000)
+    expect(told).to_contain_text("Published as ada/votes")
     assert sorted(hub_double.repo("ada/votes", "datasets").head.files) == [
         ".gitattributes",
         "README.md",

@@ -5,19 +5,21 @@ Real pipeline, doctor, training child and starter; no Argilla and no sampler, wh
 
 import re
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
-from admin_app import admin_server, admin_url
+from admin_app import serve_page
 from conftest import DESKTOP, PHONE
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from alignment.base import resolve_base
 from alignment.pipeline import Pipeline
 from alignment.runs.run_store import RunFolder, RunState
+from alignment.runs.runs import Run
 from alignment.settings import AlignmentSettings
 from alignment.starter.starter import starter_prompts
+from alignment.web.training import training_tab
 from annotation.home import Home
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, Pair, Sampling, Split, Vote, utc_now
@@ -55,15 +57,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pipeli
         journal = Journal(home.journal)
         pipeline = Pipeline(home, settings, base, journal)
         vote(journal, pipeline, VOTES)
-        server = admin_server(pipeline, journal, home, settings)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.05)
-        yield admin_url(server), pipeline
-        server.should_exit = True
-        thread.join(10)
-        journal.close()
+        with closing(journal), serve_page(pipeline, journal, home, settings) as url:
+            yield url, pipeline
 
 
 @pytest.fixture
@@ -92,6 +87,16 @@ def page(browser: Browser, site: tuple[str, Pipeline]) -> Iterator[Page]:
 
 def fits(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def choose_trained_run(page: Page) -> None:
+    # Gradio pins an open list to the window: what loads above it must be there before.
+    expect(page.locator("#admin-voters table")).to_be_visible()
+    expect(page.locator("#admin-gate")).to_contain_text("policy")
+    expect(page.locator("#admin-plan")).not_to_be_empty()
+    page.locator("#admin-run").evaluate("box => box.scrollIntoView({ block: 'center' })")
+    page.locator("#admin-run input").click()
+    page.get_by_role("option", name=re.compile("dpo-20(?!99)")).click()
 
 
 def test_one_button_from_the_check_to_the_pictures(page: Page, site: tuple[str, Pipeline]) -> None:
@@ -154,16 +159,40 @@ def test_a_stopped_run_says_why_and_offers_to_go_on(page: Page, site: tuple[str,
     expect(page.locator("#admin-resume")).to_be_disabled()
 
 
-def test_the_page_reads_by_keyboard_and_names_what_it_draws(page: Page) -> None:
-    pictures: Locator = page.locator("#admin-pictures svg")
-    # Gradio pins an open list to the window: what loads above it must be there before.
-    expect(page.locator("#admin-voters table")).to_be_visible()
-    expect(page.locator("#admin-gate")).to_contain_text("policy")
-    page.locator("#admin-run").evaluate("box => box.scrollIntoView({ block: 'center' })")
-    page.locator("#admin-run input").click()
-    page.get_by_role("option", name=re.compile("dpo-20(?!99)")).click()
+def test_a_run_chosen_while_the_page_looks_is_the_one_that_is_shown(
+    page: Page, site: tuple[str, Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, pictures = page.locator("#admin-run input"), page.locator("#admin-pictures svg")
+    expect(chosen).to_have_value("dpo-20990101-0000-beef")
+    begun, go_on = threading.Event(), threading.Event()
+    draw = training_tab.draw_run
+
+    def slow(run: Run | None) -> dict[str, str]:
+        begun.set()
+        assert go_on.wait(60)
+        return draw(run)
+
+    monkeypatch.setattr(training_tab, "draw_run", slow)
+    # A new run makes the page offer them all anew: asked for before the choice, drawn after it.
+    runs = site[1].runs
+    stopped = runs.get("dpo-20990101-0000-beef")
+    folder = RunFolder(stopped.folder.path.with_name("dpo-20990101-0000-ca1f"))
+    folder.path.mkdir()
+    folder.write_spec(stopped.spec)
+    folder.write_status(stopped.status)
+    assert begun.wait(60)
+    choose_trained_run(page)
+    name = chosen.input_value()
+    assert name in {run.id for run in runs.list()} - {stopped.id, folder.path.name}
+    go_on.set()
     expect(pictures.first).to_be_visible()
-    labels = pictures.evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
-    assert any(re.match(r"Loss, loss: training [\d.]+ at step 8", label) for label in labels)
+    expect(page.locator("#admin-runs tbody tr")).to_have_count(3)
+    expect(chosen).to_have_value(name)
+
+
+def test_the_page_reads_by_keyboard_and_names_what_it_draws(page: Page) -> None:
+    choose_trained_run(page)
+    loss = page.get_by_role("img", name=re.compile(r"^Loss, loss: training [\d.]+ at step 8"))
+    expect(loss).to_be_visible()
     bar = page.get_by_role("progressbar", name="Steps done")
     expect(bar).to_have_attribute("aria-valuenow", "100")

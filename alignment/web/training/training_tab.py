@@ -100,7 +100,8 @@ class TrainingHandlers(Guarded):
         advised = self._checkup.latest(asked.method).advised
         run = shown(lambda: self._pipeline.train(asked.to_options(advised)))
         self._doing.touched(run.id)
-        return self._choose(run.id), draw_progress(run, [])
+        offered = self._offer(self._pipeline.runs.list(), None)
+        return offered | {"value": run.id}, draw_progress(run, [])
 
     @acts("cancel a run")
     def cancel(self, run_id: str | None, request: gr.Request) -> str:
@@ -120,7 +121,7 @@ class TrainingHandlers(Guarded):
         parts = draw_run(run) | {"runs": draw_runs(runs, run.id if run else None)}
         ids = " ".join(r.id for r in runs)
         return (
-            gr.skip() if seen.get("ids") == ids else self._choose(run_id),
+            gr.skip() if seen.get("ids") == ids else self._offer(runs, run_id),
             *changed(parts, seen),
             gr.update(interactive=can_cancel(run)),
             gr.update(interactive=can_resume(run)),
@@ -154,10 +155,11 @@ class TrainingHandlers(Guarded):
     def _active(self) -> Run | None:
         return next((run for run in self._pipeline.runs.list() if run.is_active), None)
 
-    def _choose(self, run_id: str | None) -> Any:
-        ids = [run.id for run in reversed(self._pipeline.runs.list())]
-        value = run_id if run_id in ids else (ids[0] if ids else None)
-        return gr.update(choices=ids, value=value)
+    def _offer(self, runs: Sequence[Run], chosen: str | None) -> dict[str, Any]:
+        """The runs to choose from, newest first; the page's own choice stays where it is one."""
+        ids = [run.id for run in reversed(runs)]
+        value = {} if chosen in ids else {"value": ids[0] if ids else None}
+        return dict(gr.update(choices=ids, **value))
 
 
 def build_training_section(
@@ -184,9 +186,15 @@ def build_training_section(
         control.change(handlers.prepare, *preparing, api_name="plan", **QUIET)
     deeper.click(handlers.look_deeper, form[0], [findings, tokens], api_name="look_deeper")
     start.click(handlers.start, form, [run, watching[1][1]], api_name="start")
-    page.load(handlers.watch, *watching, api_name="runs", **QUIET)
-    timer.tick(handlers.watch, *watching, api_name="watch", **QUIET)
-    run.input(handlers.watch, *watching, api_name="watch_chosen", **QUIET)
+    # As one event, answered in turn: what was asked before a choice is not drawn after it.
+    gr.on(
+        [page.load, timer.tick, run.input],
+        handlers.watch,
+        *watching,
+        api_name="watch",
+        trigger_mode="always_last",
+        **QUIET,
+    )
     return run
 
 
