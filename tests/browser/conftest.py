@@ -24,7 +24,8 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
-expect.set_options(timeout=15_000)
+# Long, for a machine with two cores and other work: it bounds a hang and promises nothing.
+expect.set_options(timeout=60_000)
 
 
 def find_chromium() -> str | None:

@@ -41,7 +41,7 @@ def test_an_admin_signs_in_on_the_way_and_signing_out_shuts_the_door(
     page.goto(f"{accounts.url}/admin")
     expect(page).to_have_url(f"{accounts.url}/admin/")
     expect(page.get_by_role("heading", name="Votetune admin")).to_be_visible(timeout=30_000)
-    expect(page.locator("#admin-audit li").first).to_contain_text("ada: signed in", timeout=30_000)
+    expect(page.locator("#admin-audit li").first).to_contain_text("ada: signed in")
     page.evaluate("fetch('/logout', {method: 'POST'})")
     accounts.provider.user = BOB
     page.goto(f"{accounts.url}/admin")

@@ -128,7 +128,7 @@ def test_asking_again_before_the_stopped_one_has_ended_is_answered(
     async def slow(*what):
         async for drawn in watch(*what):
             yield drawn
-        await asyncio.to_thread(go_on.wait, 30)
+        await asyncio.to_thread(go_on.wait, 60)
 
     monkeypatch.setattr(compare_tab, "watch_answers", slow)
     page = open_tab(voter)
@@ -163,7 +163,7 @@ def test_asking_while_one_is_written_changes_nothing_and_stop_still_ends_it(
     expect(page.locator("#compare-seed input")).to_have_value(seed)
     answered = site.answered()
     page.locator("#compare-stop").click()
-    assert site.writer.was_left(timeout_s=30)
+    assert site.writer.was_left(timeout_s=60)
     # Stop, the question that it ended, and the second one, of which nothing is left.
     while site.answered() < answered + 3:
         page.wait_for_timeout(20)
@@ -180,13 +180,13 @@ def test_the_part_that_was_chosen_last_is_drawn(
     def slow(handlers: compare_tab.OpenHandlers):
         found = choices(handlers)
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return found
 
     monkeypatch.setattr(compare_tab.OpenHandlers, "choices", slow)
     page = voter.open_ready()
     page.get_by_role("tab", name="Compare").click()
-    assert begun.wait(30)
+    assert begun.wait(60)
     page.get_by_label("Blind, then vote").check()
     go_on.set()
     # Both choices and both drawings.
@@ -222,6 +222,8 @@ def test_names_stay_hidden_until_the_blind_vote_is_on_disk(
     expect(page.locator("#blind-a")).to_be_disabled()
     site.writer.end("I am one.", "We are two.")
     expect(page.locator("#blind-status")).to_contain_text("vote, and the names are shown")
+    for side in "AB":
+        expect(said(page, f"Answer {side}")).to_have_text(re.compile(r"I am one\.|We are two\."))
     texts = {said(page, f"Answer {side}").inner_text() for side in "AB"}
     assert texts == {"I am one.", "We are two."}
     config = page.request.get(f"{site.url}/config").text()

@@ -60,8 +60,12 @@ def test_every_kind_of_hostile_output_is_inert_and_readable(site: Site, voter: W
     for number, text in enumerate(KINDS.values()):
         site.add(build_pair(number, text, "The other.", prompt=f"Question {number}:\n\n{text}"))
     page = voter.open_ready()
+    # Plain until they are there: Markdown and its colours are what could let something through.
+    page.wait_for_function("'markdownit' in globalThis")
     for number, kind in enumerate(KINDS):
         expect(prompt(page)).to_contain_text(f"Question {number}:")
+        if kind == "fence language":
+            expect(page.locator("[data-vt=pair] .hljs-tag").first).to_be_visible()
         for mode in ("Markdown", "plain"):
             check_inert(page, f"{kind}")
             check_readable(page, kind)

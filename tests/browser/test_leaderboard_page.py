@@ -124,13 +124,13 @@ def test_a_tab_opened_again_before_its_answer_came_shows_what_is_true_then(
     def slow(contest: Contest, **options):
         found = draw(contest, **options)
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(60)
         return found
 
     monkeypatch.setattr(Contest, "leaderboard", slow)
     page = new_voter().open()
     reopen(page)
-    assert begun.wait(30)
+    assert begun.wait(60)
     judge(site.journal, APART, ALSO_APART, many(20, 4))
     reopen(page)
     go_on.set()
@@ -176,31 +176,31 @@ def test_the_admin_watches_promotes_and_rolls_back(
     page.goto(url)
     gate, board = page.locator("#admin-gate"), page.locator("#admin-leaderboard")
     history, told = page.locator("#admin-promotions"), page.locator("#admin-promotion-told")
-    expect(gate).to_contain_text("No model waits: train one", timeout=30_000)
+    expect(gate).to_contain_text("No model waits: train one")
     expect(board).to_contain_text("No blind vote compared models yet.")
     expect(history).to_contain_text("The base is the policy")
     for name in ("promote", "dismiss", "roll-back"):
         expect(page.locator(f"#admin-{name}")).to_be_disabled()
 
     write_run(home, "dpo-1", base)
-    expect(gate).to_contain_text("dpo-1 against the policy, base.", timeout=30_000)
+    expect(gate).to_contain_text("dpo-1 against the policy, base.")
     expect(gate).to_contain_text("At least 20 deciding votes are wanted.")
     judge(journal, _ref(home, base, "dpo-1"), base, many(9, 4, 2))
-    expect(gate).to_contain_text("9 for it", timeout=30_000)
+    expect(gate).to_contain_text("9 for it")
     expect(board).to_contain_text("not enough votes")
     look_at(browser, url, tmp_path)
 
     page.locator("#admin-promote").click()
     expect(told).to_contain_text("dpo-1 is the policy now")
-    expect(history).to_contain_text("by an admin, against or before the votes", timeout=30_000)
+    expect(history).to_contain_text("by an admin, against or before the votes")
     expect(page.locator("#admin-promote")).to_be_disabled()
     weights = home / "runs" / "dpo-1"
     weights.rename(home / "elsewhere")
-    expect(gate).to_contain_text("Nothing is compared or promoted now", timeout=30_000)
+    expect(gate).to_contain_text("Nothing is compared or promoted now")
     expect(gate).to_contain_text("so the base answers meanwhile")
     page.locator("#admin-roll-back").click()
     expect(told).to_contain_text("base is the policy now")
-    expect(gate).to_contain_text("No model waits", timeout=30_000)
+    expect(gate).to_contain_text("No model waits")
     (home / "elsewhere").rename(weights)
     page.close()
 

@@ -71,7 +71,7 @@ def test_progress_says_how_many_and_never_which_way(site: Site, voter: Watched, 
     expect(today).to_have_text("1 vote from you today, 1 in all")
     yesterday = utc_now() - timedelta(days=1, hours=1)
     old = Vote("old", "pair-8", voter_id(voter), Choice.TIE, False, yesterday)
-    site.journal.add_vote(old).result(timeout=5)
+    site.journal.add_vote(old).result(timeout=60)
     page.reload()
     expect(today).to_have_text("1 vote from you today, 2 in all")
     mine = open_mine(page)
@@ -161,7 +161,7 @@ def test_older_votes_come_page_by_page(site: Site, voter: Watched) -> None:
             False,
             utc_now() - timedelta(minutes=n),
         )
-        site.journal.add_vote(vote).result(timeout=5)
+        site.journal.add_vote(vote).result(timeout=60)
     mine = open_mine(page)
     items = mine.get_by_role("listitem")
     expect(items).to_have_count(50)

@@ -33,10 +33,10 @@ def test_from_no_vote_to_a_voter_set_aside_and_back(page: Page, site: Site) -> N
     figures, voters, told = (
         page.locator(name) for name in ("#admin-quality", "#admin-voters", "#admin-quality-told")
     )
-    expect(figures).to_contain_text("No vote yet", timeout=30_000)
+    expect(figures).to_contain_text("No vote yet")
     store(journal, *crowd_at_work())
     page.locator("#admin-look-again").click()
-    expect(figures).to_contain_text("4 voters are flagged and still in", timeout=30_000)
+    expect(figures).to_contain_text("4 voters are flagged and still in")
     expect(figures.locator("svg.vta-interval")).to_have_count(4)
     expect(voters).to_contain_text("60 of 60 votes went to the left answer.")
 
@@ -55,7 +55,7 @@ def test_from_no_vote_to_a_voter_set_aside_and_back(page: Page, site: Site) -> N
     expect(figures).to_contain_text("No voter who counts is flagged")
     expect(page.locator("#admin-set-aside-all-flagged")).to_be_disabled()
     page.reload()
-    expect(voters.locator(".vta-away")).to_have_count(4, timeout=30_000)
+    expect(voters.locator(".vta-away")).to_have_count(4)
 
 
 def test_a_pair_without_agreement_is_inert_and_everything_fits_a_phone(
@@ -70,10 +70,10 @@ def test_a_pair_without_agreement_is_inert_and_everything_fits_a_phone(
     )
     page.locator("#admin-look-again").click()
     splits = page.locator("#admin-splits")
-    expect(splits).to_contain_text("1 for the first, 1 for the second", timeout=30_000)
+    expect(splits).to_contain_text("1 for the first, 1 for the second")
     expect(splits.locator("img")).to_have_count(0)
     page.set_viewport_size(PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
     days = page.locator("#admin-plot-days")
     days.locator("summary").click()
     expect(days.locator("table")).to_contain_text("23 Nov 2026")
@@ -81,20 +81,23 @@ def test_a_pair_without_agreement_is_inert_and_everything_fits_a_phone(
 
 def test_the_section_is_reachable_by_keyboard_and_named(page: Page) -> None:
     expect(page.locator("#admin-voters table")).to_be_visible(timeout=30_000)
-    for region in page.locator("#admin-voters [role=region]").all():
-        assert region.get_attribute("tabindex") == "0"
-        assert region.get_attribute("aria-label")
-    for picture in page.locator("#admin-quality svg").all():
-        assert picture.get_attribute("aria-label")
+    expect(page.locator("#admin-quality svg").first).to_be_visible()
+    regions, pictures = page.locator("#admin-voters [role=region]"), "#admin-quality svg"
+    expect(regions.first).to_have_attribute("tabindex", "0")
+    for drawn in (regions, page.locator(pictures)):
+        named = drawn.evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+        assert named
+        assert all(named)
+    assert set(regions.evaluate_all("all => all.map(one => one.tabIndex)")) == {0}
 
 
 def test_a_waiting_prompt_is_approved_by_one_click(page: Page, site: Site) -> None:
     _, journal = site
     own = pair_of("own <b>bold</b>", kind=PairKind.OWN, author="ann", only_for="ann")
     waiting, told = page.locator("#admin-waiting"), page.locator("#admin-own-told")
-    expect(waiting).to_contain_text("No prompt waits", timeout=30_000)
+    expect(waiting).to_contain_text("No prompt waits")
     store(journal, [own], [])
-    expect(waiting).to_contain_text("What of own <b>bold</b>?", timeout=30_000)
+    expect(waiting).to_contain_text("What of own <b>bold</b>?")
     page.locator("#admin-approve").click()
     expect(told).to_contain_text("Approved, and others will see it now: What of own <b>bold</b>?")
     expect(waiting).to_contain_text("No prompt waits")

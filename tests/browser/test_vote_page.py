@@ -310,7 +310,7 @@ def test_a_vote_that_does_not_count_says_why(site: Site, voter: Watched) -> None
     site.add(*(build_pair(n) for n in range(1, 4)))
     page = voter.open_ready()
     wait_until_full(page)
-    site.journal.retire_unvoted_pairs().result(timeout=5)
+    site.journal.retire_unvoted_pairs().result(timeout=60)
     press(page, "1")
     expect(status(page)).to_contain_text(
         "It does not count, because its base model is no longer in use."

@@ -11,7 +11,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from running_app import RunningApp, start_app, submitted_votes
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.argilla]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.argilla,
+    # Its parts may take that long where others work on the same cores.
+    pytest.mark.timeout(1200),
+]
 VOTES = 30
 KEYS = ["1", "2", "1", "2", "3", "1", "2", "4"]
 
@@ -77,6 +83,7 @@ def test_votes_by_key_become_a_model_that_answers_beside_the_base(
     expect(page.locator("#admin-votes")).to_contain_text(f"{VOTES} votes by 1 voter on")
     page.locator("#admin-preview").click()
     expect(page.locator("#admin-export-summary")).to_contain_text("examples, sha256")
+    expect(page.locator("#admin-start")).to_be_enabled(timeout=120_000)
     page.locator("#admin-start").click()
     progress = page.locator("#admin-progress")
     expect(progress).to_contain_text(re.compile("is (queued|preparing|training)"))

@@ -140,7 +140,7 @@ class Site:
         return f"http://127.0.0.1:{self.port}{self.root_path}"
 
     def add(self, *pairs: Pair) -> None:
-        self.journal.add_pairs(pairs).result(timeout=5)
+        self.journal.add_pairs(pairs).result(timeout=60)
 
     def votes(self, *, include_superseded: bool = False) -> list[Vote]:
         return self.journal.votes(include_superseded=include_superseded)
