@@ -3,7 +3,6 @@
 import asyncio
 import re
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,10 +106,9 @@ def test_stop_ends_it_within_two_seconds_and_voting_never_waits(
     expect(waiting.locator("#compare-status")).to_have_text("Stopped.")
     waiting.locator("#compare-ask").click()
     expect(waiting.locator("#compare-status")).to_contain_text("Waiting for its turn")
-    stopped = time.monotonic()
     page.locator("#compare-stop").click()
+    # From the press on: finding the button is the test's own business.
     assert site.writer.was_left(timeout_s=2)
-    assert time.monotonic() - stopped < 2
     expect(page.locator("#compare-status")).to_have_text("Stopped.")
     # What was said stays, and grows no more.
     expect(said(page, "base")).to_have_text("On and")
