@@ -36,6 +36,29 @@ def test_hidden_characters_are_shown_as_marks(site: Site, voter: Watched) -> Non
     assert not set("\u202e\u202c\u200b\x07\xad") & set(shown)
 
 
+@pytest.mark.parametrize("other", ["\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631\u062d\u0628\u0627"])
+def test_each_line_runs_in_its_own_direction(site: Site, voter: Watched, other: str) -> None:
+    lines = f"Hello.\n{other}.\nHello again."
+    site.add(build_pair(1, lines, "Only one way, and\nas ever.", prompt=f"Question 1:\n{other}"))
+    page = voter.open_ready()
+    boxes = page.locator(".vt-text, .vt-words")
+    edges = boxes.evaluate_all(
+        """(boxes) => Object.fromEntries(boxes.map((box) => {
+             const text = box.firstChild, range = document.createRange(), begins = [];
+             const middle = box.getBoundingClientRect().left + box.clientWidth / 2;
+             for (const { index } of text.data.matchAll(/^/gm)) {
+               range.setStart(text, index); range.setEnd(text, index + 1);
+               begins.push(range.getBoundingClientRect().left < middle ? 'left' : 'right');
+             }
+             return [text.data.split('\\n')[0], begins]; }))"""
+    )
+    assert edges == {
+        "Hello.": ["left", "right", "left"],
+        "Only one way, and": ["left", "left"],
+        "Question 1:": ["left", "right"],
+    }
+
+
 def test_a_very_long_answer_is_whole_and_in_its_pane(site: Site, voter: Watched) -> None:
     long = "x" * 60_000 + "\u200b\u200c" * 20_000
     site.add(build_pair(1, long, "Short."))

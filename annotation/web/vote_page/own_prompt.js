@@ -11,7 +11,7 @@ const SEEN_BY = {
 let drafting = null; // {prompt, a, b, stop}: what streams in now
 
 function showDraft() {
-  for (const { side } of SIDES) part(`answer-${side}`).replaceChildren(written(drafting[side]));
+  for (const { side } of SIDES) fill(part(`answer-${side}`), drafting[side]);
 }
 
 function countOwn() {

@@ -40,7 +40,7 @@ function showWords() {
   showPrompt(pair.prompt);
   for (const { side } of SIDES) {
     const pane = part(`answer-${side}`);
-    pane.replaceChildren(written(pair[side]));
+    fill(pane, pair[side]);
     pane.scrollTop = 0;
   }
 }
@@ -48,7 +48,7 @@ function showWords() {
 function showPrompt(messages) {
   const single = messages.length === 1;
   const turns = messages.map(({ role, content }) => {
-    const words = make("div", { className: "vt-words" }, written(content));
+    const words = fill(make("div", { className: "vt-words" }), content);
     return single ? words : make("div", { className: `vt-turn vt-${role}` }, make("h3", {}, ROLES[role] ?? role), words);
   });
   const box = part("prompt");

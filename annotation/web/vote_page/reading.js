@@ -5,6 +5,7 @@
 const READING_KEY = "votetune.reading";
 const SIZES = [0.875, 1, 1.125, 1.25, 1.5, 1.75]; // rem
 const reading = { plain: false, size: 1, ...recall("localStorage", READING_KEY) };
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 let parser = null;
 let loading = null; // a promise of it, once some words want it
@@ -19,6 +20,14 @@ function written(text) {
   if (reading.plain || !MARKDOWN.test(text)) return inert(text);
   if (!parser) loading ??= loadParser();
   return (parser && drawMarkdown(parser, text)) || inert(text);
+}
+
+/** `text` into `box`. Its lines are asked for a direction each only where some could run the other
+ * way: that takes the browser twice as long as all the rest of laying them out. */
+function fill(box, text) {
+  box.classList.toggle("vt-one-way", !RIGHT_TO_LEFT.test(text));
+  box.replaceChildren(written(text));
+  return box;
 }
 
 async function loadParser() {
