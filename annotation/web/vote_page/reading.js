@@ -5,7 +5,7 @@
 const READING_KEY = "votetune.reading";
 const SIZES = [0.875, 1, 1.125, 1.25, 1.5, 1.75]; // rem
 const reading = { plain: false, size: 1, ...recall("localStorage", READING_KEY) };
-const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufeff\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 
 let parser = null;
 let loading = null; // a promise of it, once some words want it
