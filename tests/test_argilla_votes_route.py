@@ -19,8 +19,9 @@ from test_argilla_store import make_pair, make_vote
 
 from annotation.argilla_server.launcher import Credentials, EmbeddedArgilla
 from annotation.argilla_store.api import ArgillaApi, ArgillaRefused
+from annotation.argilla_store.packed import ReceiptSort, receipts_spliced
 from annotation.argilla_store.records import (
-    receipts_spliced,
+    compact,
     to_metadata,
     to_receipt,
     with_receipts,
@@ -130,27 +131,28 @@ def _dataset_id(owner: Credentials, name: str) -> str:
 
 
 def packed(responses: dict[str, Any]) -> Any:
-    """A response to each record, with a receipt to take out, as the route takes them."""
+    """A response to each record of somebody without a receipt, as the route takes them."""
     users = list(dict.fromkeys(said["user_id"] for said in responses.values()))
     return {
-        "users": users,
+        "voters": [[user_id, "ann"] for user_id in users],
         "answers": list(responses.values()),
+        "receipts": [],
         "records": {
-            key: {"receipts": '{"ann":null}', "responses": [[users.index(said["user_id"]), n]]}
+            key: [[users.index(said["user_id"]), n, None, "", ""]]
             for n, (key, said) in enumerate(responses.items())
         },
     }
 
 
-def compact(receipts: Any) -> str:
-    """Receipts as they are stored."""
-    return json.dumps(receipts, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+def receipt_sort(receipt: Any) -> str:
+    """As the app sends it."""
+    return compact({k: value for k, value in receipt.items() if k not in ("id", "created_at")})
 
 
 def nothing(*pairs: Pair) -> Any:
     """No change to the records of these."""
-    records = {pair.id: {"receipts": "{}", "responses": []} for pair in pairs}
-    return {"users": [], "answers": [], "records": records}
+    records = {pair.id: [] for pair in pairs}
+    return {"voters": [], "answers": [], "receipts": [], "records": records}
 
 
 def both(sides: tuple[Side, Side], what: str, *more: Any, **named: Any) -> None:
@@ -283,8 +285,8 @@ def test_other_answers_and_other_metadata_leave_what_the_stock_route_leaves(
             item = {"external_id": pair.id, "metadata": held}
             side.store._api.upsert(side.dataset_id, [item])
         response = {"user_id": user_id, **answer}
-        ours = packed({pair.id: response})
-        ours["records"][pair.id]["receipts"] = compact({"ann": receipt})
+        ours = packed({pair.id: response}) | {"receipts": [receipt_sort(receipt)]}
+        ours["records"][pair.id][0][2:] = [0, receipt["id"], receipt["created_at"]]
         stock = {
             "external_id": pair.id,
             "metadata": with_receipts(held, {"ann": receipt}),
@@ -302,6 +304,17 @@ def test_other_answers_and_other_metadata_leave_what_the_stock_route_leaves(
     assert found == wanted
 
 
+def test_a_receipt_is_written_as_it_is_in_whole_metadata() -> None:
+    for said in ({}, {"why": 'sa"id', "counted": False}, {"source": VoteSource.SYNTHETIC}):
+        receipt = to_receipt(make_vote(make_pair(1), "ann", **said)) | {"id": 'é"'}
+        made = ReceiptSort(json.loads(receipt_sort(receipt)))
+        found = made(receipt["id"], receipt["created_at"])
+        assert found == (compact(receipt), receipt["source"])
+    # Whatever it holds: another version may say more of a vote.
+    for more in ({"source": "x"}, {"source": "x", "a": [1], "z": {}, "e": None}):
+        assert ReceiptSort(more)("i", "t")[0] == compact({**more, "id": "i", "created_at": "t"})
+
+
 def test_a_splice_is_what_the_whole_metadata_written_anew_would_be() -> None:
     pair = make_pair(1)
     receipts = {v: to_receipt(make_vote(pair, v)) for v in ("ann", 'bo"b', "é")}
@@ -309,7 +322,8 @@ def test_a_splice_is_what_the_whole_metadata_written_anew_would_be() -> None:
         for changes in ({}, {"zoe": receipts["é"]}, {"ann": None}, receipts, {"nobody": None}):
             before = to_metadata(pair, held)
             wanted = json.dumps(with_receipts(before, changes))
-            given = (json.dumps(before), before["votes"], changes, compact(changes))
+            written = {v: r and (compact(r), r["source"]) for v, r in reversed(changes.items())}
+            given = (json.dumps(before), before["votes"], written)
             assert receipts_spliced(*given) == wanted
             # Whose key it is can't be told from the text.
             odd = json.dumps({"x": {"votes": before["votes"]}, **before})
@@ -320,22 +334,33 @@ _SAID = {"status": "submitted", "values": {"preference": {"value": "b"}}}
 _HALF = {"status": "submitted", "values": {**_SAID["values"], "comment": {"value": "\ud800"}}}
 
 
+_RECEIPT = '{"source":"page"}'
+_VOTE = [0, 0, 0, "v1", "2026-01-02"]
+
+
 @pytest.mark.parametrize(
-    ("answers", "receipts", "responses"),
+    ("answers", "receipts", "votes"),
     [
-        ([], "x", []),
-        ([], "[]", []),
-        ([], '{"ann":1}', []),
-        ([], "{}", [[0, 0]]),
-        ([_SAID], "{}", [[1, 0]]),
-        ([_SAID], "{}", [[-1, 0]]),
-        ([_SAID, {}], "{}", [[0, 0]]),
-        ([_HALF], "{}", [[0, 0]]),
-        ([_SAID], None, [[0, 0]]),
+        ([_SAID], ["x"], []),
+        ([_SAID], ["[]"], []),
+        ([_SAID], ["{}"], []),
+        ([_SAID], ['{"source":1}'], []),
+        ([_SAID], [1], []),
+        ([_SAID], None, []),
+        ([], [_RECEIPT], [_VOTE]),
+        ([_SAID], [], [_VOTE]),
+        ([_SAID], [_RECEIPT], [[1, *_VOTE[1:]]]),
+        ([_SAID], [_RECEIPT], [[-1, *_VOTE[1:]]]),
+        ([_SAID], [_RECEIPT], [[*_VOTE[:2], -1, *_VOTE[3:]]]),
+        ([_SAID], [_RECEIPT], [_VOTE[:4]]),
+        ([_SAID], [_RECEIPT], [[*_VOTE[:3], 1, "2026-01-02"]]),
+        ([_SAID], [_RECEIPT], [[*_VOTE[:3], "\ud800", "2026-01-02"]]),
+        ([_SAID, {}], [_RECEIPT], [_VOTE]),
+        ([_HALF], [_RECEIPT], [_VOTE]),
     ],
 )
 def test_what_is_no_votes_is_refused(
-    sides: tuple[Side, Side], answers: list[Any], receipts: Any, responses: list[Any]
+    sides: tuple[Side, Side], answers: list[Any], receipts: Any, votes: list[Any]
 ) -> None:
     side, _ = sides
     pair = make_pair(1)
@@ -343,9 +368,9 @@ def test_what_is_no_votes_is_refused(
     side.journal.add_vote(make_vote(pair, "ann")).result(10)
     side.store.deliver()
     api, before = side.store._api, side.rows()
-    on = {"receipts": receipts, "responses": responses}
-    body = {"users": [api.user_ids()["ann"]], "answers": answers, "records": {pair.id: on}}
-    for odd in (body, body | {"records": {}}, body | {"users": None}, [body]):
+    voters = [[api.user_ids()["ann"], "ann"]]
+    body = {"voters": voters, "answers": answers, "receipts": receipts, "records": {pair.id: votes}}
+    for odd in (body, body | {"records": {}}, body | {"voters": None}, [body]):
         with pytest.raises(ArgillaRefused) as refused:
             api.put_votes(side.dataset_id, odd)
         assert refused.value.status == 422
@@ -383,10 +408,10 @@ def test_a_refused_response_leaves_nothing_of_its_batch(
 
 
 def test_only_who_may_write_records_may_use_it(
-    owner: Credentials, sides: tuple[Side, Side]
+    owner: Credentials, home: Path, sides: tuple[Side, Side]
 ) -> None:
     path = f"{owner.api_url}/api/v1/votetune/datasets/{sides[0].dataset_id}/votes"
-    body = {"users": [], "answers": [], "records": {"x": {"receipts": "{}", "responses": []}}}
+    body = {"voters": [], "answers": [], "receipts": [], "records": {"x": []}}
     sdk = rg.Argilla(api_url=owner.api_url, api_key=owner.api_key)
     name = f"reader-{uuid.uuid4().hex[:8]}"
     with closing(sdk.http_client):
@@ -395,8 +420,17 @@ def test_only_who_may_write_records_may_use_it(
     token = httpx.post(f"{owner.api_url}/api/v1/token", data=login).json()["access_token"]
     bearer = {"Authorization": f"Bearer {token}"}
     assert httpx.put(path, json=body, headers=bearer).status_code == 403
+    with closing(sqlite3.connect(home / "argilla" / "argilla.db")) as db:
+        found = db.execute("SELECT api_key FROM users WHERE username = ?", (name,)).fetchone()
+    own = {"X-Argilla-Api-Key": found[0]}
+    assert httpx.put(path, json=body, headers=own).status_code == 403
     assert httpx.put(path, json=body).status_code == 401
+    for other in ("", "x" * 40):
+        header = {"X-Argilla-Api-Key": other}
+        assert httpx.put(path, json=body, headers=header).status_code == 401
     key = {"X-Argilla-Api-Key": owner.api_key}
+    nowhere = path.replace(sides[0].dataset_id, str(uuid.uuid4()))
+    assert httpx.put(nowhere, json=body, headers=key).status_code == 404
     assert httpx.put(path, json=body, headers=key).json() == {"left": ["x"]}
     assert httpx.put(path.replace("datasets/", "datasets/0"), json=body, headers=key).is_error
 

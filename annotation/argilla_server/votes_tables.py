@@ -20,13 +20,13 @@ from argilla_server.database import sync_engine
 from argilla_server.enums import RecordStatus
 from argilla_server.errors.future import UnprocessableEntityError
 
-from annotation.argilla_store.records import (
-    Receipts,
-    has_receipts,
-    receipts_spliced,
-    with_receipts,
-)
+from annotation.argilla_store.packed import Receipt, read_receipts, receipts_spliced
+from annotation.argilla_store.records import has_receipts, with_receipts
 
+_OWNER = "SELECT 1 FROM users WHERE api_key = ? AND role = 'owner'"
+_DISTRIBUTION = "SELECT distribution FROM datasets WHERE id = ?"
+_QUESTIONS = """
+SELECT name, required, settings FROM questions WHERE dataset_id = ? ORDER BY inserted_at"""
 # The receipts where SQLite finds them as we write them; any other record is looked at in Python.
 _RECORDS = """
 SELECT external_id, id, status, metadata,
@@ -47,7 +47,9 @@ _SUBMITTED = """
 SELECT record_id, count(*) FILTER (WHERE status = 'submitted') FROM responses
 WHERE record_id IN (SELECT value FROM json_each(?)) GROUP BY record_id"""
 _UPDATE_RECORDS = "UPDATE records SET metadata = ?, status = ?, updated_at = ? WHERE id = ?"
-_VARIANT = {digit: "89ab"[n % 4] for n, digit in enumerate("0123456789abcdef")}
+# A byte to what it is in a random UUID's version, and in its variant.
+_VERSION = bytes(byte & 0x0F | 0x40 for byte in range(256))
+_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 
 class Answer(NamedTuple):
@@ -58,11 +60,26 @@ class Answer(NamedTuple):
 
 
 class Votes(NamedTuple):
-    """What to write to one record: answers by users (32 digits, as stored), and receipts."""
+    """What to write to one record: answers by users (32 digits, as stored), receipts by voters."""
 
     responses: Sequence[tuple[str, Answer]]
-    receipts: Receipts
-    receipts_text: str
+    receipts: Mapping[str, Receipt | None]
+
+
+class Question(NamedTuple):
+    """A question as it is stored."""
+
+    name: str
+    required: bool
+    settings: str
+
+
+class Place(NamedTuple):
+    """A dataset to write to: its id as stored, and what decides which answers it takes."""
+
+    dataset_id: str
+    min_submitted: int
+    questions: tuple[Question, ...]
 
 
 class _Record(NamedTuple):
@@ -76,16 +93,38 @@ class _Record(NamedTuple):
         if self.metadata is None:
             return None
         if self.receipts is not None:
-            spliced = receipts_spliced(
-                self.metadata, self.receipts, votes.receipts, votes.receipts_text
-            )
+            spliced = receipts_spliced(self.metadata, self.receipts, votes.receipts)
             if spliced is not None:
                 return spliced
         held = json.loads(self.metadata)
-        return json.dumps(with_receipts(held, votes.receipts)) if has_receipts(held) else None
+        if not has_receipts(held):
+            return None
+        return json.dumps(with_receipts(held, read_receipts(votes.receipts)))
 
 
-def write_votes(dataset_id: str, min_submitted: int, votes: Mapping[str, Votes]) -> list[str]:
+def is_owners(api_key: str) -> bool:
+    """Whether an owner, who may write to every dataset, has this key."""
+    if not api_key:
+        return False
+    with closing(sync_engine.raw_connection()) as pooled:
+        found = pooled.driver_connection.execute(_OWNER, (api_key,)).fetchone()
+    return found is not None
+
+
+def find_place(dataset_id: UUID) -> Place | None:
+    """The dataset; None where there is none."""
+    key = (dataset_id.hex,)
+    with closing(sync_engine.raw_connection()) as pooled:
+        found = pooled.driver_connection.execute(_DISTRIBUTION, key).fetchone()
+        questions = pooled.driver_connection.execute(_QUESTIONS, key).fetchall()
+    if found is None:
+        return None
+    needed = int(json.loads(found[0])["min_submitted"])
+    asked = (Question(name, bool(required), text) for name, required, text in questions)
+    return Place(dataset_id.hex, needed, tuple(asked))
+
+
+def write_votes(place: Place, votes: Mapping[str, Votes]) -> list[str]:
     """Write the votes by external id and commit; the external ids of records that are not there or
     not ours. Raises UnprocessableEntityError at a user who is not there: nothing is written then.
 
@@ -94,13 +133,14 @@ def write_votes(dataset_id: str, min_submitted: int, votes: Mapping[str, Votes])
     with closing(sync_engine.raw_connection()) as pooled, pooled.driver_connection as db:
         # At once: what is read below is then what is written to, whoever else writes.
         db.execute("BEGIN IMMEDIATE")
-        records, metadata = _found(db, dataset_id, votes)
+        records, metadata = _found(db, place.dataset_id, votes)
         here = [key for key in votes if key in metadata]
         rows = [(records[key].id, *said) for key in here for said in votes[key].responses]
         if rows:
-            _put_responses(db, dataset_id, rows)
+            _put_responses(db, place.dataset_id, rows)
         if here:
-            _update_records(db, min_submitted, [(records[key], metadata[key]) for key in here])
+            changed = [(records[key], metadata[key]) for key in here]
+            _update_records(db, place.min_submitted, changed)
     return [key for key in votes if key not in metadata]
 
 
@@ -125,12 +165,10 @@ def _put_responses(
         )
     now = datetime.utcnow()
     db.executemany(_PUT_MEMBERS, [(dataset_id, user_id, *2 * [_text(now)]) for user_id in users])
-    # A moment apart: responses are listed in the order in which they came.
-    moments = [_text(now + timedelta(microseconds=n)) for n in range(len(responses))]
     rows = [
         (new_id, record_id, user_id, *said, moment, moment)
         for new_id, (record_id, user_id, said), moment in zip(
-            _new_ids(len(responses)), responses, moments, strict=True
+            _new_ids(len(responses)), responses, _moments(now, len(responses)), strict=True
         )
     ]
     db.executemany(_PUT_RESPONSES, rows)
@@ -153,9 +191,22 @@ def _update_records(
 
 def _new_ids(count: int) -> list[str]:
     """As `uuid4().hex` makes them, of one draw: a thousand draws take a third of the inserts."""
-    drawn = os.urandom(16 * count).hex()
-    ids = [drawn[start : start + 32] for start in range(0, 32 * count, 32)]
-    return [f"{text[:12]}4{text[13:16]}{_VARIANT[text[16]]}{text[17:]}" for text in ids]
+    drawn = bytearray(os.urandom(16 * count))
+    for place, marked in ((6, _VERSION), (8, _VARIANT)):
+        drawn[place::16] = drawn[place::16].translate(marked)
+    digits = drawn.hex()
+    return [digits[start : start + 32] for start in range(0, 32 * count, 32)]
+
+
+def _moments(first: datetime, count: int) -> list[str]:
+    """A microsecond apart: responses are listed in the order in which they came."""
+    moments: list[str] = []
+    while len(moments) < count:
+        second, start = first.isoformat(" ", "seconds"), first.microsecond
+        end = min(start + count - len(moments), 1_000_000)
+        moments += [f"{second}.{micros:06}" for micros in range(start, end)]
+        first += timedelta(microseconds=end - start)
+    return moments
 
 
 def _text(moment: datetime) -> str:

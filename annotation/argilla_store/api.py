@@ -80,7 +80,7 @@ class ArgillaApi:
     def votes_at_once(self) -> int:
         """How many votes `put_votes` takes: 0 where Argilla is not the embedded server."""
         try:
-            return int(self._call("GET", "/api/v1/votetune")["packed_votes"])
+            return int(self._call("GET", "/api/v1/votetune")["votes_at_once"])
         except (ArgillaRefused, LookupError, TypeError, ValueError):
             return 0
 

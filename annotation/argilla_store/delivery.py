@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from annotation.argilla_store.api import ArgillaApi, ArgillaRefused, ArgillaUnavailable
+from annotation.argilla_store.packed import to_packed_votes
 from annotation.argilla_store.records import (
     Json,
     receipts_of,
     to_metadata,
-    to_packed_votes,
     to_receipts,
     to_record,
     to_response,
@@ -102,9 +102,7 @@ class Delivery:
         self._api.upsert(self._dataset_id, [to_record(pair) for pair in pairs])
 
     def _send_votes(self, votes: Sequence[Vote]) -> int:
-        # A pair may have been deleted, with its votes, since these were read.
-        known = self._journal.known_pairs([vote.pair_id for vote in votes])
-        votes = self._with_users([vote for vote in votes if vote.pair_id in known])
+        votes = self._with_users(votes)
         accepted: list[Vote] = []
         if self._votes_at_once:
             accepted, votes = self._send_known(votes)
@@ -133,6 +131,7 @@ class Delivery:
         """By the route of any Argilla, with the whole record of each pair; the votes it took."""
         ids = list(dict.fromkeys(vote.pair_id for vote in votes))
         pairs = {pair.id: pair for pair in self._journal.pairs(ids)}
+        # A pair may have been deleted, with its votes, since these were read.
         votes = [vote for vote in votes if vote.pair_id in pairs]
         found = self._api.records_by_external_id(self._dataset_id, ids, responses=False)
         receipts = {record["external_id"]: receipts_of(record) for record in found}

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from json.encoder import encode_basestring_ascii as _escaped
 from typing import Any
 
 from annotation.schema import (
@@ -68,14 +67,14 @@ def to_metadata(pair: Pair, receipts: Mapping[str, Json]) -> Json:
     metadata: Json = {
         "split": pair.prompt.split.value,
         "models": list(dict.fromkeys(c.model.label for c in pair.completions)),
-        "source": _sources(receipts),
+        "source": sources_of(receipts),
         # Drawn in one batch as a rule; where not, these are the first completion's.
         "temperature": float(first.sampling.temperature),
         "top_p": float(first.sampling.top_p),
         "max_new_tokens": first.sampling.max_new_tokens,
         "seed": first.sampling.seed,
-        "pair": _dumps(_pair_json(pair)),
-        "votes": _dumps(receipts),
+        "pair": compact(_pair_json(pair)),
+        "votes": compact(receipts),
     }
     for side, completion in (("a", first), ("b", second)):
         metadata[f"model_{side}"] = completion.model.adapter or completion.model.base
@@ -124,39 +123,14 @@ def without_receipt(metadata: Json, voter: str) -> Json:
 
 def with_receipts(metadata: Json, changes: Receipts) -> Json:
     """A record's metadata, all as it is but for the receipts that change; None takes one out."""
-    receipts = {**receipts_of({"metadata": metadata}), **changes}
-    kept = {voter: receipt for voter, receipt in receipts.items() if receipt is not None}
-    return metadata | {"votes": _dumps(kept), "source": _sources(kept)}
+    kept = changed_receipts(receipts_of({"metadata": metadata}), changes)
+    return metadata | {"votes": compact(kept), "source": sources_of(kept)}
 
 
-def receipts_spliced(metadata: str, held: str, changes: Receipts, changes_text: str) -> str | None:
-    """`with_receipts` on metadata as Argilla stores them, the text of `json.dumps`.
-
-    Rewrites nothing but what changes. `held` is the text of `votes` in them, and `changes_text`
-    that of `changes`, as `to_packed_votes` writes it. None where it is not plain from the text
-    which `votes` or `source` are the record's own, since there is another such key.
-    """
-    before = {} if held == _NO_RECEIPTS else receipts_of({"metadata": {"votes": held}})
-    kept = {k: receipt for k, receipt in {**before, **changes}.items() if receipt is not None}
-    votes = changes_text if not before and len(kept) == len(changes) else _dumps(kept)
-    metadata, is_plain = _respelled(metadata, '"votes": ', _escaped(held), _escaped(votes))
-    was, now = _sources(before), _sources(kept)
-    if is_plain and was != now:
-        metadata, is_plain = _respelled(metadata, '"source": ', _listed(was), _listed(now))
-    return metadata if is_plain else None
-
-
-def _respelled(text: str, key: str, was: str, now: str) -> tuple[str, bool]:
-    """The text with another value of `key`, and whether it is plain where that stands."""
-    before, found, after = text.partition(key)
-    # A quote within a string has a backslash before it, so that this is a key wherever it is.
-    is_plain = bool(found) and key not in after and after.startswith(was)
-    return f"{before}{key}{now}{after[len(was) :]}", is_plain
-
-
-def _listed(words: Iterable[str]) -> str:
-    """As `json.dumps` writes them, which makes an encoder for each list."""
-    return f"[{', '.join(map(_escaped, words))}]"
+def changed_receipts(receipts: Receipts, changes: Receipts) -> dict[str, Json]:
+    """`receipts` with the changes; None takes one out."""
+    changed = {**receipts, **changes}
+    return {voter: receipt for voter, receipt in changed.items() if receipt is not None}
 
 
 def has_receipts(metadata: Json | None) -> bool:
@@ -177,50 +151,25 @@ def to_receipt(vote: Vote) -> Json:
     }
 
 
+def is_receipted(vote: Vote) -> bool:
+    """Whether a record holds a receipt of the vote: not of an undone one, nor of Argilla's own."""
+    return vote.superseded_at is None and vote.source is not VoteSource.ARGILLA
+
+
 def to_receipts(decided: Mapping[str, Vote]) -> dict[str, Json | None]:
     """The receipts of the voters."""
     return {
-        voter: to_receipt(vote)
-        if vote.superseded_at is None and vote.source is not VoteSource.ARGILLA
-        else None
-        for voter, vote in decided.items()
+        voter: to_receipt(vote) if is_receipted(vote) else None for voter, vote in decided.items()
     }
 
 
 def to_response(vote: Vote, user_id: str) -> Json:
     """The response of `vote`, in the record's own order; an undone vote is a discarded one."""
-    return {"user_id": user_id, **_answer(vote)}
+    return {"user_id": user_id, **to_answer(vote)}
 
 
-def to_packed_votes(decided: Mapping[str, Mapping[str, Vote]], users: Mapping[str, str]) -> Json:
-    """The votes by pair and voter, as the embedded server's own route takes them.
-
-    A response is the place of its user and that of its answer in lists that name each once.
-    `users` are the ids of the voters' users.
-    """
-    voters: dict[str, int] = {}
-    answers: dict[object, tuple[int, Json]] = {}
-    records: Json = {}
-    for pair_id, by_voter in decided.items():
-        responses = []
-        for voter, vote in by_voter.items():
-            sort = (
-                *(vote.choice, vote.flipped, vote.reasons, vote.comment),
-                vote.superseded_at is None,
-            )
-            answer = answers.get(sort)
-            if answer is None:
-                answer = answers[sort] = (len(answers), _answer(vote))
-            responses.append((voters.setdefault(voter, len(voters)), answer[0]))
-        records[pair_id] = {"receipts": _dumps(to_receipts(by_voter)), "responses": responses}
-    return {
-        "users": [users[voter] for voter in voters],
-        "answers": [answer for _, answer in answers.values()],
-        "records": records,
-    }
-
-
-def _answer(vote: Vote) -> Json:
+def to_answer(vote: Vote) -> Json:
+    """A response but for who gave it."""
     values: Json = {"preference": {"value": vote.record_choice.value}}
     if vote.reasons:
         values["reasons"] = {"value": [reason.value for reason in dict.fromkeys(vote.reasons)]}
@@ -293,7 +242,8 @@ def _vote_from_receipt(
         return None
 
 
-def _sources(receipts: Mapping[str, Json]) -> list[str]:
+def sources_of(receipts: Mapping[str, Json]) -> list[str]:
+    """Where the votes behind the receipts were cast, each place once."""
     return sorted({str(receipt["source"]) for receipt in receipts.values()})
 
 
@@ -338,5 +288,5 @@ def _revision(model: ModelRef) -> str:
 
 
 # Made once: json.dumps makes one a call where it is told anything.
-_dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
-_NO_RECEIPTS = _dumps({})
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+"""JSON as the texts in the metadata are written."""

@@ -5,6 +5,7 @@ is overwritten: an undone vote stays, and so does every earlier state of a chang
 model, no page and no Argilla client.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -183,9 +184,13 @@ class Journal(JournalReader):
 
     def mark_votes_delivered(self, votes: Sequence[Vote]) -> "Future[None]":
         """Argilla has these votes as they stand here; a later change stays undelivered."""
-        rows = [(vote.revision, vote.id) for vote in votes]
-        sql = "UPDATE votes SET delivered_revision = max(delivered_revision, ?) WHERE id = ?"
-        return self._writer.submit(lambda db: _many(db, sql, rows), lazy=True)
+        revisions = json.dumps({vote.id: vote.revision for vote in votes})
+        # In one statement: one a vote takes twice as long.
+        sql = (
+            "UPDATE votes SET delivered_revision = max(delivered_revision, sent.value)"
+            " FROM json_each(?) AS sent WHERE votes.id = sent.key"
+        )
+        return self._writer.submit(lambda db: _many(db, sql, [(revisions,)]), lazy=True)
 
     def mirror(self, pairs: Sequence[Pair], votes: Sequence[Vote]) -> "Future[None]":
         """Take over what Argilla holds: unknown pairs, and votes cast or changed there.

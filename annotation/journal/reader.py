@@ -70,16 +70,6 @@ class JournalReader:
             rows += self._rows(f"SELECT * FROM pairs WHERE id IN ({marks})", some)  # noqa: S608
         return [pair_from_row(row) for row in sorted(rows, key=lambda row: int(row["seq"]))]
 
-    def known_pairs(self, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that exist."""
-        wanted, known = list(dict.fromkeys(ids)), set[str]()
-        for start in range(0, len(wanted), IDS_PER_QUERY):
-            some = wanted[start : start + IDS_PER_QUERY]
-            marks = ",".join("?" * len(some))
-            rows = self._rows(f"SELECT id FROM pairs WHERE id IN ({marks})", some)  # noqa: S608
-            known.update(row["id"] for row in rows)
-        return known
-
     def votes(self, *, voter: str | None = None, include_superseded: bool = False) -> list[Vote]:
         """Votes of everybody or of `voter`, skips included, oldest first."""
         conditions = "(:every OR superseded_at IS NULL)"

@@ -213,23 +213,26 @@ def vote_to_row(vote: Vote) -> tuple[str | int | None, ...]:
 
 
 def vote_from_row(row: sqlite3.Row) -> Vote:
-    undone, issued = row["superseded_at"], row["issued_at"]
+    """The vote in a row of `SELECT votes.*`."""
+    # By place, of the table's columns and of the vote's fields: by name it takes twice the time.
+    (_, vote_id, pair_id, voter, choice, flipped, cast, reasons, comment, source, undone,
+     counted, why, revision, _, issued, set_aside, _) = row  # fmt: skip
     return Vote(
-        id=row["id"],
-        pair_id=row["pair_id"],
-        voter=row["voter"],
-        choice=_CHOICES[row["choice"]],
-        flipped=bool(row["flipped"]),
-        created_at=datetime.fromisoformat(row["created_at"]),
-        reasons=tuple([_REASONS[reason] for reason in row["reasons"].split()]),
-        comment=row["comment"],
-        source=_SOURCES[row["source"]],
-        superseded_at=datetime.fromisoformat(undone) if undone else None,
-        counted=bool(row["counted"]),
-        why=row["why"],
-        revision=row["revision"],
-        issued_at=datetime.fromisoformat(issued) if issued else None,
-        set_aside=row["set_aside"],
+        vote_id,
+        pair_id,
+        voter,
+        _CHOICES[choice],
+        flipped == 1,
+        datetime.fromisoformat(cast),
+        tuple([_REASONS[reason] for reason in reasons.split()]) if reasons else (),
+        comment,
+        _SOURCES[source],
+        datetime.fromisoformat(undone) if undone else None,
+        counted == 1,
+        why,
+        revision,
+        datetime.fromisoformat(issued) if issued else None,
+        set_aside,
     )
 
 
