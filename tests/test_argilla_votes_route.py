@@ -431,7 +431,10 @@ def test_only_who_may_write_records_may_use_it(
     key = {"X-Argilla-Api-Key": owner.api_key}
     nowhere = path.replace(sides[0].dataset_id, str(uuid.uuid4()))
     assert httpx.put(nowhere, json=body, headers=key).status_code == 404
-    assert httpx.put(path, json=body, headers=key).json() == {"left": ["x"]}
+    login = {"username": owner.username, "password": owner.password}
+    token = httpx.post(f"{owner.api_url}/api/v1/token", data=login).json()["access_token"]
+    for header in (key, {"Authorization": f"Bearer {token}"}):
+        assert httpx.put(path, json=body, headers=header).json() == {"left": ["x"]}
     assert httpx.put(path.replace("datasets/", "datasets/0"), json=body, headers=key).is_error
 
 

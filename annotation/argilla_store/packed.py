@@ -37,36 +37,37 @@ def to_packed_votes(decided: Mapping[str, Mapping[str, Vote]], users: Mapping[st
     out) in lists that name each once, then its id and time.
     """
     voters: dict[str, int] = {}
-    sorts: dict[object, tuple[int, int | None]] = {}
-    answers: list[Json] = []
-    receipts: dict[str, int] = {}
+    answers: dict[object, tuple[int, Json]] = {}
+    receipts: dict[object, tuple[int, str]] = {}
     records: Json = {}
     for pair_id, by_voter in decided.items():
         records[pair_id] = votes = []
         for voter, vote in by_voter.items():
-            sort = (
-                *(vote.choice, vote.flipped, vote.reasons, vote.comment, vote.source),
-                *(vote.counted, vote.why, vote.superseded_at is None),
+            said = (
+                *(vote.choice, vote.flipped, vote.reasons, vote.comment),
+                vote.superseded_at is None,
             )
-            places = sorts.get(sort)
-            if places is None:
-                kind = _sort_of_receipt(vote)
-                receipt = None if kind is None else receipts.setdefault(kind, len(receipts))
-                places = sorts[sort] = (len(answers), receipt)
-                answers.append(to_answer(vote))
-            place = voters.setdefault(voter, len(voters))
-            votes.append((place, *places, vote.id, vote.created_at.isoformat()))
+            answer = answers.get(said)
+            if answer is None:
+                answer = answers[said] = (len(answers), to_answer(vote))
+            place = None
+            if is_receipted(vote):
+                sort = (vote.choice, vote.flipped, vote.source, vote.counted, vote.why)
+                receipt = receipts.get(sort)
+                if receipt is None:
+                    receipt = receipts[sort] = (len(receipts), _common_text(vote))
+                place = receipt[0]
+            at = vote.created_at.isoformat()
+            votes.append((voters.setdefault(voter, len(voters)), answer[0], place, vote.id, at))
     return {
         "voters": [(users[voter], voter) for voter in voters],
-        "answers": answers,
-        "receipts": list(receipts),
+        "answers": [answer for _, answer in answers.values()],
+        "receipts": [text for _, text in receipts.values()],
         "records": records,
     }
 
 
-def _sort_of_receipt(vote: Vote) -> str | None:
-    if not is_receipted(vote):
-        return None
+def _common_text(vote: Vote) -> str:
     return compact({k: value for k, value in to_receipt(vote).items() if k not in _OWN})
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import argilla as rg
-import psutil
 
 from annotation.argilla_server import launcher
 from annotation.argilla_store.api import ArgillaApi
@@ -29,6 +28,7 @@ from annotation.argilla_store.store import ArgillaConnection, ArgillaStore
 from annotation.journal.journal import Journal
 from annotation.schema import Choice, Completion, ModelRef, Pair, Prompt, Reason, Sampling, Vote
 from tests.argilla_fixture import wait_ready
+from tests.benchmarks.peers.machine import process_seconds
 from tests.benchmarks.peers.table import Goal, Row
 
 ROUNDS = 5
@@ -58,8 +58,7 @@ class Place:
         """Of the server and of this process, so far."""
         if self.server.pid is None:
             raise SystemExit(f"Argilla ended: {self.server.last_error}")
-        used = psutil.Process(self.server.pid).cpu_times()
-        return used.user + used.system + time.process_time()
+        return process_seconds(self.server.pid) + time.process_time()
 
 
 def pairs_of(seed: int) -> list[Pair]:
