@@ -407,6 +407,12 @@ def test_a_refused_response_leaves_nothing_of_its_batch(
     assert side.rows() == before
 
 
+def _token(owner: Credentials, login: dict[str, str]) -> str:
+    # The owner's password has a slow hash.
+    answer = httpx.post(f"{owner.api_url}/api/v1/token", data=login, timeout=60)
+    return str(answer.json()["access_token"])
+
+
 def test_only_who_may_write_records_may_use_it(
     owner: Credentials, home: Path, sides: tuple[Side, Side]
 ) -> None:
@@ -417,7 +423,7 @@ def test_only_who_may_write_records_may_use_it(
     with closing(sdk.http_client):
         rg.User(username=name, password="x" * 64, role="annotator", client=sdk).create()
     login = {"username": name, "password": "x" * 64}
-    token = httpx.post(f"{owner.api_url}/api/v1/token", data=login).json()["access_token"]
+    token = _token(owner, login)
     bearer = {"Authorization": f"Bearer {token}"}
     assert httpx.put(path, json=body, headers=bearer).status_code == 403
     with closing(sqlite3.connect(home / "argilla" / "argilla.db")) as db:
@@ -432,7 +438,7 @@ def test_only_who_may_write_records_may_use_it(
     nowhere = path.replace(sides[0].dataset_id, str(uuid.uuid4()))
     assert httpx.put(nowhere, json=body, headers=key).status_code == 404
     login = {"username": owner.username, "password": owner.password}
-    token = httpx.post(f"{owner.api_url}/api/v1/token", data=login).json()["access_token"]
+    token = _token(owner, login)
     for header in (key, {"Authorization": f"Bearer {token}"}):
         assert httpx.put(path, json=body, headers=header).json() == {"left": ["x"]}
     assert httpx.put(path.replace("datasets/", "datasets/0"), json=body, headers=key).is_error
