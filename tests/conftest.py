@@ -1,6 +1,7 @@
 """Fixtures shared by every test file."""
 
 import gc
+import os
 import signal
 import sys
 import warnings
@@ -17,6 +18,10 @@ from tests.trainer_fixture import make_trainer, one_thread, tiny_export, tiny_fo
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background: it is inherited, and no command under test would hear Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# As the app's children have it: on cores that others use, threads that spin while they wait took
+# five times the CPU of a training that a test waits for. Read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Every run tries the same examples, and on a busy machine none of them is late.
 settings.register_profile("votetune", deadline=None, derandomize=True)

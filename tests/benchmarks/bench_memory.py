@@ -21,7 +21,9 @@ from tests.preferences import TINY
 from tests.running_app import ROOT
 
 STEPS = 3
-QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+QUIET = {"TRL_EXPERIMENTAL_SILENCE": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore",
+         "OMP_WAIT_POLICY": "PASSIVE"}  # fmt: skip
+"""The last as the app's own children have it: no core spins while others need it."""
 SHAPES = {
     "starter": {"hidden_size": 144, "num_hidden_layers": 3, "num_attention_heads": 3,
                 "num_key_value_heads": 1, "intermediate_size": 384, "vocab_size": 768},
