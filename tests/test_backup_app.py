@@ -17,6 +17,8 @@ from annotation.backup.events import BackupBase, Header, Wish, to_files
 
 pytestmark = [pytest.mark.slow]
 REPO = "ada/votes"
+FULL = 42
+"""With more pairs ready than these, of 48, no new ones are drawn."""
 
 
 @pytest.fixture
@@ -88,6 +90,8 @@ def test_killed_and_wiped_it_comes_back_with_every_vote_and_its_base(
     hub: HubDouble, backed_up: dict[str, str], tmp_path: Path
 ) -> None:
     app = start_app(tmp_path / "home", env=backed_up)
+    # New pairs wait for the backup as votes do: on a busy machine they would come all the while.
+    app.wait_for("a full pool", lambda health: health["pairs_ready"] > FULL)
     with httpx.Client(base_url=app.url, timeout=30) as client:
         first = [vote(client, choice) for choice in ("a", "b", "tie", "skip", "both_bad")]
         client.patch(f"/api/votes/{first[0]}", json={"reasons": ["clear"], "comment": "née"})
