@@ -1,14 +1,18 @@
 """Bake-offs: three real runs on a tiny model in one walk, killed and gone on, cancelled, judged."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from alignment.bakeoff import child
 from alignment.bakeoff.bakeoffs import METHODS, BakeoffError, Bakeoffs
 from alignment.bakeoff.child import judged
 from alignment.bakeoff.store import Bakeoff, BakeoffFolder, BakeoffState, Rate, Row
@@ -127,6 +131,32 @@ def test_two_starts_at_once_start_one_and_a_cancel_ends_it_with_its_run(
     assert [run.state for run in runs.list()] == [RunState.CANCELLED]
     with pytest.raises(BakeoffError, match="nothing to cancel"):
         bakeoffs.cancel(begun.id)
+
+
+def test_a_cancel_that_comes_while_a_run_is_started_finds_that_run(
+    tmp_path: Path, base: ResolvedBase, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = SimpleNamespace(id="sft-1")
+
+    def told_meanwhile(*_: object, **__: object) -> SimpleNamespace:
+        os.kill(os.getpid(), signal.SIGTERM)
+        # The handler runs between two steps of this thread.
+        assert "sft" not in dict(folder.read().runs)
+        return started
+
+    no_child = SimpleNamespace(pid=os.getpid(), process_started=0.0)
+    monkeypatch.setattr("alignment.bakeoff.bakeoffs.start_child", lambda *_: no_child)
+    monkeypatch.setattr(Runs, "start", told_meanwhile)
+    begun = Bakeoffs(tmp_path).start(base=base, export=export, prompts=PROMPTS, steps=STEPS)
+    folder = BakeoffFolder(tmp_path / "bakeoffs" / begun.id)
+    before = signal.signal(signal.SIGTERM, child._leave)
+    try:
+        with pytest.raises(SystemExit):
+            child._start(folder, Runs(tmp_path), "sft")
+        assert signal.getsignal(signal.SIGTERM) is child._leave
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert dict(folder.read().runs) == {"sft": "sft-1"}
 
 
 def test_what_cannot_be_started_is_one_clear_line_and_makes_nothing(

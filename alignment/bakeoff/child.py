@@ -9,7 +9,8 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -91,20 +92,34 @@ def _start(folder: BakeoffFolder, runs: Runs, method: Method) -> Run:
     base = _base(bakeoff)
     options = TrainingOptions(method, steps=bakeoff.steps, seed=bakeoff.seed)
     export = load_export(folder.dataset)
+    least = bakeoff.min_examples
     while True:
         try:
-            run = runs.start(options, base=base, export=export, min_examples=bakeoff.min_examples)
+            with _leaving_later():
+                run = runs.start(options, base=base, export=export, min_examples=least)
+                with folder.locked():
+                    kept = tuple(pair for pair in folder.read().runs if pair[0] != method)
+                    folder.change(runs=(*kept, (method, run.id)))
         except RunError:
             # Somebody else's run came between two of ours: it goes first.
             if not any(other.is_active for other in runs.list()):
                 raise
             time.sleep(BUSY_WAIT_S)
         else:
-            break
-    with folder.locked():
-        kept = tuple(pair for pair in folder.read().runs if pair[0] != method)
-        folder.change(runs=(*kept, (method, run.id)))
-    return run
+            return run
+
+
+@contextmanager
+def _leaving_later() -> Iterator[None]:
+    """SIGTERM waits for the end of this: whoever cancels looks for the run in the folder then."""
+    told: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if told:
+            sys.exit(0)
 
 
 def _base(bakeoff: Bakeoff) -> ResolvedBase:
