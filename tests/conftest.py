@@ -23,6 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # five times the CPU of a training that a test waits for. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Gradio asks for it at each page that is built. Looking takes an import's lock, and where the
+# garbage collector runs then and a finalizer imports something, Python 3.11 raises KeyError
+# (`_blocking_on` in importlib). A page of the app is built while nothing is collected.
+sys.modules.setdefault("IPython.core.getipython", None)  # type: ignore[arg-type]
+
 # Every run tries the same examples, and on a busy machine none of them is late.
 settings.register_profile("votetune", deadline=None, derandomize=True)
 settings.load_profile("votetune")
